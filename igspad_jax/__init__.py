@@ -1,0 +1,1 @@
+"""Pose-agnostic anomaly detection by inverting 3D Gaussian Splatting, in JAX."""

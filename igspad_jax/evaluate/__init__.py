@@ -1,0 +1,38 @@
+"""Metrics of anomaly maps, image scores and poses."""
+
+from __future__ import annotations
+
+from igspad_jax.evaluate.evaluate import breakdown, evaluate_maps
+from igspad_jax.evaluate.metrics import auroc, average_precision, pixel_metrics
+from igspad_jax.evaluate.poses import pose_metrics
+from igspad_jax.evaluate.summary import aggregate, time_metrics, write_metrics
+from igspad_jax.evaluate.tables import (
+    Table,
+    breakdown_table,
+    category_table,
+    format_table,
+    kind_table,
+    pose_table,
+    size_table,
+    time_table,
+)
+
+__all__ = [
+    "Table",
+    "aggregate",
+    "auroc",
+    "average_precision",
+    "breakdown",
+    "breakdown_table",
+    "category_table",
+    "evaluate_maps",
+    "format_table",
+    "kind_table",
+    "pixel_metrics",
+    "pose_metrics",
+    "pose_table",
+    "size_table",
+    "time_metrics",
+    "time_table",
+    "write_metrics",
+]

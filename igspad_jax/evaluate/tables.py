@@ -1,0 +1,165 @@
+"""Metrics as tables, for the terminal and the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from igspad_jax.evaluate.evaluate import NATIVE
+from igspad_jax.evaluate.summary import aggregate
+
+_UNDEFINED = "-"
+_MAP_COLUMNS = {
+    "image_auroc": "image AUROC",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "aupro": "AUPRO",
+    "mean_image_ap": "mean AP",
+}
+_COUNTS = ("good", "defective")
+_POSE_COLUMNS = {
+    "median_degrees": "median °",
+    "mean_degrees": "mean °",
+    "p90_degrees": "90 % °",
+    "median_percent": "median %",
+    "mean_percent": "mean %",
+    "p90_percent": "90 % %",
+    "share_below_0.5deg": "< 0.5°",
+    "share_below_0.5deg_1pct": "< 0.5° & 1 %",
+    "share_below_1deg": "< 1°",
+    "share_below_2deg": "< 2°",
+    "gross_count": "> 5°",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of formatted cells.
+
+    Attributes:
+        title: what it shows.
+        columns: headings; the first column names the rows.
+        rows: cells, as many as headings each.
+        notes: what a reader must know to read it right.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def format_value(value: float | int | None, digits: int = 4) -> str:
+    """A number as the tables show it: counts whole, others to `digits` places, undefined as "-"."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return _UNDEFINED
+    return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+def format_table(table: Table) -> str:
+    """Plain text with aligned columns, the notes below."""
+    lines = [table.columns, *table.rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
+    text = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([table.title, *text, *(f"({note})" for note in table.notes)])
+
+
+def category_table(categories: Mapping[str, Mapping[str, Any]], size: str = NATIVE) -> Table:
+    """Overall figures of each category at one evaluation size, and their mean where several."""
+    rows = {name: metrics["sizes"][size]["overall"] for name, metrics in categories.items()}
+    notes = []
+    if len(categories) > 1:
+        mean = aggregate(categories)
+        rows["mean"] = mean["sizes"][size]["overall"]
+        counted = mean["counted"]["sizes"][size]["overall"]
+        notes = [
+            f"mean {title}: over the {counted[key]} of {len(categories)} categories that have one"
+            for key, title in _MAP_COLUMNS.items()
+            if counted[key] < len(categories)
+        ]
+    where = "the images' own size" if size == NATIVE else f"{size} px"
+    return _map_table(f"Categories, at {where}", "category", rows, notes, _COUNTS)
+
+
+def kind_table(metrics: Mapping[str, Any], size: str = NATIVE) -> Table:
+    """Figures of each kind of defect (its images with the good ones), and overall."""
+    table = metrics["sizes"][size]
+    rows = {**table["kinds"], "overall": table["overall"]}
+    note = "a kind's figures are over its images and all good ones"
+    return _map_table("Kinds of defect", "kind", rows, [note], _COUNTS)
+
+
+def size_table(metrics: Mapping[str, Any]) -> Table:
+    """Overall figures at each evaluation size."""
+    rows = {
+        "own size" if key == NATIVE else f"{key} px": table["overall"]
+        for key, table in metrics["sizes"].items()
+    }
+    return _map_table("Evaluation sizes", "size", rows, metrics.get("notes", ()))
+
+
+def breakdown_table(metrics: Mapping[str, Any]) -> Table:
+    """Overall figures of each variant of the breakdown."""
+    rows = {name: table["overall"] for name, table in metrics["breakdown"].items()}
+    return _map_table("Where accuracy is lost", "variant", rows, ())
+
+
+def pose_table(categories: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Pose errors of each category that has true poses."""
+    rows = [
+        (name, *(format_value(metrics["pose"][key], 3) for key in _POSE_COLUMNS))
+        for name, metrics in categories.items()
+        if "pose" in metrics
+    ]
+    notes = [
+        f"{name}: {metrics['pose']['without_pose']} images without any pose, in no median or mean"
+        for name, metrics in categories.items()
+        if metrics.get("pose", {}).get("without_pose")
+    ]
+    notes.append("camera centres in per cent of their distance to the object")
+    return Table("Pose errors", ("category", *_POSE_COLUMNS.values()), tuple(rows), tuple(notes))
+
+
+def time_table(categories: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Seconds of each stage of each category that has times, in all and per test image."""
+    timed = {name: metrics["time"] for name, metrics in categories.items() if "time" in metrics}
+    stages = dict.fromkeys(stage for times in timed.values() for stage in times)
+    rows = []
+    for name, times in timed.items():
+        cells = []
+        for stage in stages:
+            seconds = times.get(stage, {})
+            text = format_value(seconds.get("seconds"), 1)
+            if "per_image" in seconds:
+                text += f" ({format_value(seconds['per_image'], 3)})"
+            cells.append(text)
+        rows.append((name, *cells))
+    note = "seconds; in brackets, per test image"
+    return Table("Time", ("category", *stages), tuple(rows), (note,))
+
+
+def _map_table(
+    title: str,
+    first: str,
+    rows: Mapping[str, Mapping[str, Any]],
+    notes: Sequence[str],
+    counts: tuple[str, ...] = (),
+) -> Table:
+    return Table(
+        title,
+        (first, *_MAP_COLUMNS.values(), *counts),
+        tuple(
+            (name, *(format_value(group[key]) for key in (*_MAP_COLUMNS, *counts)))
+            for name, group in rows.items()
+        ),
+        tuple(notes),
+    )

@@ -1,0 +1,273 @@
+"""One self-contained HTML file about a run: figures, plots, and every image, worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from igspad_jax.errors import InputError
+from igspad_jax.evaluate.evaluate import NATIVE
+from igspad_jax.evaluate.poses import GROSS_DEGREES
+from igspad_jax.evaluate.summary import aggregate
+from igspad_jax.evaluate.tables import (
+    Table,
+    breakdown_table,
+    category_table,
+    format_value,
+    kind_table,
+    pose_table,
+    size_table,
+    time_table,
+)
+from igspad_jax.report import panels, plots
+from igspad_jax.report.records import (
+    GOOD,
+    OFF_DEGREES,
+    CategoryReport,
+    ImageRecord,
+    image_ap,
+    worst_first,
+    wrongness,
+)
+
+
+@dataclass(frozen=True)
+class _Card:
+    record: ImageRecord
+    place: int
+    wrongness: float
+    ap: float | None
+    badges: list[tuple[str, str]]
+    verdict: str
+    panels: list[dict[str, str]] = field(default_factory=list)
+
+
+def write_report(
+    path: Path | str,
+    title: str,
+    categories: Sequence[CategoryReport],
+    settings: Mapping[str, Any],
+    image_size: int = 400,
+    megabytes: float = 15.0,
+) -> Path:
+    """Writes the report, in one step.
+
+    Args:
+        path: the HTML file; missing folders are made.
+        title: the run's name.
+        categories: what to show; each must have at least one image.
+        settings: what the run used (matcher, features, ...), shown as given, nested or not.
+        image_size: longest side of a picture in pixels.
+        megabytes: room for pictures, shared evenly by the categories. Images for which none is
+            left, the least wrong ones, are listed without pictures, and the report says so.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: for a category without images, or a name that occurs twice in one.
+    """
+    for category in categories:
+        names = [record.name for record in category.records]
+        if not names:
+            raise InputError(f"report: category {category.name} has no images; leave it out")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"report: {category.name} names {twice} twice; name each image once")
+    room = 1e6 * megabytes / max(1, len(categories))
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    ).get_template("report.html.j2")
+    metrics = {category.name: category.metrics for category in categories}
+    text = template.render(
+        title=title,
+        tiles=_tiles(metrics),
+        tables=_tables(metrics),
+        settings=_flat(settings),
+        categories=[_section(category, image_size, room) for category in categories],
+        gross_degrees=f"{GROSS_DEGREES:g}",
+        off_degrees=f"{OFF_DEGREES:g}",
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    return partial.replace(path)
+
+
+def _section(category: CategoryReport, image_size: int, room: float) -> dict[str, Any]:
+    records = category.records
+    wrong, words = wrongness(records)
+    good = [r.heat_map for r in records if r.kind == GOOD]
+    scale = panels.heat_scale(good, [r.heat_map for r in records if r.kind != GOOD])
+    shown, listed = [], []
+    for place, i in enumerate(worst_first(records)):
+        record = records[i]
+        card = _Card(
+            record,
+            place,
+            wrong[i],
+            image_ap(record),
+            _badges(record, category.threshold),
+            words[i],
+            _panels(record, scale, image_size) if not listed else [],
+        )
+        room -= sum(len(panel["uri"]) for panel in card.panels)
+        (shown if room >= 0 and not listed else listed).append(card)
+    with_losses = [r for r in records if r.losses is not None and len(r.losses)]
+    return {
+        "name": category.name,
+        "cards": shown,
+        "listed": listed,
+        "kinds": sorted({r.kind for r in records}, key=lambda kind: (kind != GOOD, kind)),
+        "gross": [records[i] for i in worst_first(records) if records[i].gross],
+        "posed": any(r.degrees is not None for r in records),
+        "legend": _legend(scale) | {"defective": len(good) < len(records)},
+        "table": kind_table(category.metrics),
+        "histogram": plots.score_histogram(
+            [r.score for r in records], [r.kind for r in records], category.threshold
+        ),
+        "threshold": category.threshold,
+        "losses": plots.loss_curves(
+            [r.losses for r in with_losses if r.losses is not None], [r.gross for r in with_losses]
+        )
+        if with_losses
+        else "",
+        "psnr": plots.psnr_curve(category.train_history) if category.train_history else "",
+    }
+
+
+def _badges(record: ImageRecord, threshold: float | None) -> list[tuple[str, str]]:
+    """Style and text of each badge."""
+    badges = []
+    if record.gross:
+        badges.append(("bad", "pose failed"))
+    elif record.degrees is not None and record.degrees > OFF_DEGREES:
+        badges.append(("warn", "pose off"))
+    if threshold is not None and (record.score >= threshold) != (record.kind != GOOD):
+        badges.append(("bad", "false alarm" if record.kind == GOOD else "missed"))
+    return badges + [("warn", flag) for flag in record.flags]
+
+
+def _panels(record: ImageRecord, scale: panels.HeatScale, size: int) -> list[dict[str, str]]:
+    image = panels.fit(record.image, size)
+    render = panels.fit(record.render, size)
+    drawn = [
+        ("test image", image, f"Test image {record.name}"),
+        ("render", render, f"Render of the normal object at the pose estimated for {record.name}"),
+        (
+            "heat map",
+            panels.heat_panel(image, record.heat_map, record.mask, scale),
+            f"Anomaly heat map over {record.name}, image score {record.score:.4g}",
+        ),
+    ]
+    if record.mask is not None and record.mask.any():
+        count = int(np.count_nonzero(record.mask))
+        drawn.append(
+            (
+                "ground truth",
+                panels.truth_panel(image, record.mask),
+                f"Ground truth of {record.name}: {count} defective pixels",
+            )
+        )
+    if record.initial_render is not None:
+        start = panels.fit(record.initial_render, size)
+        drawn.append(
+            (
+                "initial pose",
+                panels.alignment_panel(image, start),
+                f"{record.name} in red over the render at the initial pose in cyan",
+            )
+        )
+    drawn.append(
+        (
+            "final pose",
+            panels.alignment_panel(image, render),
+            f"{record.name} in red over the render at the estimated pose in cyan",
+        )
+    )
+    return [
+        {"title": title, "uri": panels.data_uri(panel), "alt": alt} for title, panel, alt in drawn
+    ]
+
+
+def _legend(scale: panels.HeatScale) -> dict[str, Any]:
+    """The colour bar: CSS colour stops over white, and its marks."""
+    stops = []
+    for share in np.linspace(0.0, 1.0, 13):
+        colour, opacity = panels.heat_colours(share)
+        red, green, blue = np.round(255.0 * (colour * opacity + 1.0 - opacity)).astype(int)
+        stops.append(f"rgb({red} {green} {blue}) {100.0 * share:.0f}%")
+    at = (scale.normal - scale.low) / (scale.high - scale.low)
+    return {
+        "stops": ", ".join(stops),
+        "low": f"{scale.low:.3g}",
+        "high": f"{scale.high:.3g}",
+        "normal": None if np.isnan(at) else f"{scale.normal:.3g}",
+        "normal_at": None if np.isnan(at) else f"{100.0 * at:.1f}",
+    }
+
+
+def _tables(metrics: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """The run's tables; over several categories, their means."""
+    if not metrics:
+        return []
+    several = len(metrics) > 1
+    overall = aggregate(metrics) if several else next(iter(metrics.values()))
+    tables = [category_table(metrics)] if several else []
+    tables.append(size_table(overall))
+    if "breakdown" in overall:
+        tables.append(breakdown_table(overall))
+    if "pose" in overall:
+        tables.append(pose_table(metrics))
+    if "time" in overall:
+        tables.append(time_table(metrics))
+    return tables
+
+
+def _tiles(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The figures a reader looks for first: title, value, and whether it is alarming."""
+    if not metrics:
+        return []
+    mean = aggregate(metrics)
+    overall = mean["sizes"][NATIVE]["overall"]
+    tiles: list[dict[str, Any]] = [
+        {"title": title, "value": format_value(overall[key]), "bad": False}
+        for key, title in (
+            ("image_auroc", "image AUROC"),
+            ("pixel_auroc", "pixel AUROC"),
+            ("pixel_ap", "pixel AP"),
+            ("aupro", "AUPRO"),
+        )
+    ]
+    if "pose" in mean:
+        median = format_value(mean["pose"]["median_degrees"], 3)
+        gross = mean["pose"]["gross_count"]
+        tiles.append({"title": "median pose error", "value": f"{median}°", "bad": False})
+        tiles.append(
+            {
+                "title": f"poses off by > {GROSS_DEGREES:g}°",
+                "value": f"{gross} of {mean['pose']['images']}",
+                "bad": gross > 0,
+            }
+        )
+    return tiles
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            rows.extend(_flat(value, f"{prefix}{key}."))
+        else:
+            rows.append((f"{prefix}{key}", str(value)))
+    return rows

@@ -1,0 +1,5 @@
+"""What a scene is: 3D Gaussians, their colours, their files and where they start from."""
+
+from igspad_jax.scene.gaussians import Gaussians
+
+__all__ = ["Gaussians"]

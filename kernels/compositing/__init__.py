@@ -1,0 +1,119 @@
+"""Compositing of projected splats: arrays in, arrays out, differentiable, batches native."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+from igspad_jax.kernels.compositing.tiles import TileLists, tile_lists
+from igspad_jax.kernels.compositing.xla import composite_backward, composite_forward
+
+__all__ = ["composite"]
+
+
+def _folding_batches(function):
+    """Makes `vmap` of a function of [B, ...] arrays one call on the flat batch.
+
+    A plain `vmap` of a loop of dynamic length runs every image as long as the longest; the flat
+    list of tiles does each image's own work once.
+    """
+    folded = custom_vmap(function)
+
+    @folded.def_vmap
+    def rule(axis_size, in_batched, *args):
+        leaves, tree = jax.tree.flatten(args)
+        batched = jax.tree.leaves(in_batched)
+
+        def fold(leaf, is_batched):
+            leaf = leaf if is_batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+            return leaf.reshape(axis_size * leaf.shape[1], *leaf.shape[2:])
+
+        flat = [fold(*pair) for pair in zip(leaves, batched, strict=True)]
+        out = folded(*jax.tree.unflatten(tree, flat))
+        out = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), out)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return folded
+
+
+@functools.cache
+def _operation(width: int, height: int, capacity: int):
+    """The differentiable operation for one image size and capacity."""
+
+    @_folding_batches
+    def forward(splats, depths, radii):
+        def lists_of(splats, depths, radii):
+            return tile_lists(
+                splats[:, :2],
+                splats[:, 2:5],
+                splats[:, 5],
+                depths,
+                radii,
+                width=width,
+                height=height,
+                capacity=capacity,
+            )
+
+        lists = jax.vmap(lists_of)(splats, depths, radii)
+        return composite_forward(splats, lists, width=width, height=height), lists
+
+    backward = _folding_batches(composite_backward)
+
+    @jax.custom_vjp
+    def operation(splats, depths, radii):
+        out, lists = forward(splats, depths, radii)
+        return out, lists.pairs
+
+    def operation_fwd(splats, depths, radii):
+        out, lists = forward(splats, depths, radii)
+        return (out, lists.pairs), (splats, lists, out)
+
+    def operation_bwd(residuals, cotangents):
+        splats, lists, out = residuals
+        gradient = backward(splats, TileLists(*lists), out, cotangents[0])
+        return gradient, jnp.zeros(splats.shape[:2]), jnp.zeros((*splats.shape[:2], 2))
+
+    operation.defvjp(operation_fwd, operation_bwd)
+    return operation
+
+
+def composite(
+    means2d: jax.Array,
+    conics: jax.Array,
+    opacities: jax.Array,
+    features: jax.Array,
+    depths: jax.Array,
+    radii: jax.Array,
+    *,
+    width: int,
+    height: int,
+    capacity: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Composites splats front to back (Kerbl et al. 2023, equations 2 and 3).
+
+    alpha = min(0.99, opacity * exp(-d^T conic d / 2)), and 0 below 1/255. Differentiable in
+    `means2d`, `conics`, `opacities` and `features`; `depths` and `radii` only order and select.
+
+    Args:
+        means2d: [B, N, 2] centres in pixels.
+        conics: [B, N, 3] inverse covariances (xx, xy, yy).
+        opacities: [B, N] in [0, 1].
+        features: [B, N, C] any per-splat values.
+        depths: [B, N] sorting key, positive where visible.
+        radii: [B, N, 2] half sizes in pixels of the box around the 1/255 contour, 0 if invisible.
+        width: image width in pixels.
+        height: image height in pixels.
+        capacity: slots for pairs of a tile and a splat, per image.
+
+    Returns:
+        Composited features [B, H, W, C], transmittance [B, H, W] and the number of slots each
+        image asks for [B]. Where that exceeds `capacity` the farthest splats are missing.
+    """
+    splats = jnp.concatenate([means2d, conics, opacities[..., None], features], axis=-1)
+    out, pairs = _operation(width, height, capacity)(
+        splats, jax.lax.stop_gradient(depths), jax.lax.stop_gradient(radii)
+    )
+    return out[..., :-1], out[..., -1], pairs
