@@ -97,9 +97,11 @@ class TestImages:
 
     def test_palette_is_colours_not_indices(self, tmp_path):
         pil = pytest.importorskip("PIL.Image")
-        image = np.zeros((4, 6, 3), np.uint8)
-        image[:, 3:] = (10, 200, 60)
-        pil.fromarray(image).convert("P", palette=pil.Palette.ADAPTIVE).save(tmp_path / "p.png")
+        # More than 16 colours, so that the palette's indices take 8 bits, as grey values do.
+        image = picture(5, height=10, width=10)
+        file = pil.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10), mode="P")
+        file.putpalette(image.tobytes())
+        file.save(tmp_path / "p.png")
         np.testing.assert_array_equal(read_image(tmp_path / "p.png"), image)
 
     def test_one_bit_grey_and_grey_with_alpha(self, tmp_path):

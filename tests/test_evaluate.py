@@ -312,5 +312,10 @@ def test_tables_are_aligned_and_complete():
     assert [row[0] for row in kind_table(both["01Duck"]).rows] == ["Burrs", "Stains", "overall"]
     assert [row[0] for row in size_table(both["01Duck"]).rows] == ["own size", "224 px", "400 px"]
     assert [row[0] for row in breakdown_table(both["01Duck"]).rows] == ["true pose"]
+    assert "overall: image_auroc undefined: no good images" in kind_table(both["02Penguin"]).notes
     assert [row[0] for row in pose_table(both).rows] == ["01Duck"]
+    twice = pose_table({"01Duck": both["01Duck"], "again": both["01Duck"]})
+    assert [row[0] for row in twice.rows] == ["01Duck", "again", "mean"]
+    assert [row[-1] for row in twice.rows] == ["1", "1", "2"]
+    assert twice.rows[2][1:-1] == twice.rows[0][1:-1]
     assert time_table(both).rows == (("01Duck", "60.0", "22.0 (2.000)"),)

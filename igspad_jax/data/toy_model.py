@@ -114,8 +114,8 @@ class _Builder:
         self.planes.append(plane)
         self.colours.append(colour)
         if studs:
-            for i in range(round(x[1] - x[0])):
-                for j in range(round(y[1] - y[0])):
+            for i in range(int(x[1] - x[0])):
+                for j in range(int(y[1] - y[0])):
                     self.studs.append((x[0] + i + 0.5, y[0] + j + 0.5, index))
         return index
 
@@ -127,7 +127,7 @@ class _Builder:
         """Centres the toy, scales it into the unit sphere and mirrors it in x if asked."""
         boxes = np.stack(self.boxes)
         middle = 0.5 * (boxes[:, 0].min(axis=0) + boxes[:, 1].max(axis=0))
-        corners = np.abs(boxes - middle).max(axis=1) + [0.0, 0.0, STUD_HEIGHT]
+        corners = np.abs(boxes - middle).max(axis=1) + np.array([0.0, 0.0, STUD_HEIGHT])
         scale = _RADIUS / np.linalg.norm(corners, axis=1).max()
         sign = np.array([-1.0 if mirror else 1.0, 1.0, 1.0])
 
@@ -207,12 +207,17 @@ def _folded_wing(b: _Builder, top, colours) -> None:
 
 
 def _waving_wing(b: _Builder, top, steps, colours) -> None:
-    b.add((-4, -2), (-0.5, 1.5), (top - 2, top), colours[0], studs=True)
+    b.add((-3.5, -2), (-0.5, 1.5), (top - 2, top), colours[0])
     for i in range(steps + 1):
-        x = -4.0 - 0.8 * i
-        z = (top + 2 * i, top + 2 * i + 2)
-        b.add((x - 0.6, x + 0.7), (-0.5 + 0.2 * i, 1.5 - 0.2 * i), z, colours[(i + 1) % 3],
-              studs=False)
+        x = -3.4 - 0.45 * i
+        z = (top + 2.5 * i, top + 2.5 * i + 2.5)
+        b.add(
+            (x - 0.6, x + 0.7),
+            (-0.5 + 0.2 * i, 1.5 - 0.2 * i),
+            z,
+            colours[(i + 1) % 3],
+            studs=False,
+        )
 
 
 def _tail(b: _Builder, base, length, feathers, colours) -> None:
@@ -250,5 +255,6 @@ def _head(b: _Builder, z, colour, feathers, crest) -> None:
         height = 2 + 0.9 * (feathers - i)
         lean = ((0.0, -1.0, 0.5), (0.0, y + 0.15, (z + 6 + 0.7 * height) * PLATE))
         foot = z + 6 if y + 0.8 <= 0.2 else z + 5
-        b.add((-0.9, 0.1), (y, y + 0.8), (foot, z + 6 + height), crest[i % 3], studs=False,
-              slope=lean)
+        b.add(
+            (-0.9, 0.1), (y, y + 0.8), (foot, z + 6 + height), crest[i % 3], studs=False, slope=lean
+        )

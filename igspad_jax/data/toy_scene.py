@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from igspad_jax.data.toy_model import Figure
 from igspad_jax.data.toy_tracer import BACKGROUND, FAR, Hits, Solids, trace_pixels
@@ -90,7 +91,9 @@ def pack(figure: Figure, change: Change) -> Solids:
         cylinder=_pad(cylinder, _MAX_CYLINDERS),
         cylinder_brick=_pad(figure.stud_brick[free], _MAX_CYLINDERS, np.int32),
         cylinders=jnp.int32(free.sum()),
-        ellipsoid_centre=_pad([e.centre for e in change.burrs] or np.zeros((0, 3)), _MAX_ELLIPSOIDS),
+        ellipsoid_centre=_pad(
+            [e.centre for e in change.burrs] or np.zeros((0, 3)), _MAX_ELLIPSOIDS
+        ),
         ellipsoid_map=_pad(maps or np.zeros((0, 3, 3)), _MAX_ELLIPSOIDS),
         ellipsoid_brick=jnp.full(_MAX_ELLIPSOIDS, number, jnp.int32),
         ellipsoids=jnp.int32(len(change.burrs)),
@@ -115,7 +118,7 @@ def render(
     size: int,
     *,
     supersample: int,
-    change: Change = Change(),  # noqa: B008, it is frozen
+    change: Change = Change(),
 ) -> Picture:
     """Renders `size` x `size` pixels; memory is bounded by the chunks that are traced at once."""
     solids = pack(figure, change)
@@ -158,7 +161,7 @@ def _pixels_near(
     figure: Figure, change: Change, viewmat: np.ndarray, K: np.ndarray, size: int
 ) -> np.ndarray:
     """[n, 2] (column, row) of the pixels in the rectangles around the projected solids."""
-    lo, hi = figure.lo, figure.hi + [0.0, 0.0, figure.stud_size[1]]
+    lo, hi = figure.lo, figure.hi + np.array([0.0, 0.0, figure.stud_size[1]])
     if change.burrs:
         centre = np.stack([burr.centre for burr in change.burrs])
         reach = np.stack([np.linalg.norm(burr.axes, axis=0) for burr in change.burrs])
@@ -176,16 +179,16 @@ def _pixels_near(
     return np.stack([columns, rows], axis=-1).astype(np.int32)
 
 
-def _pad(rows, length: int, dtype=np.float32, fill=0) -> jax.Array:
+def _pad(rows: ArrayLike, length: int, dtype: DTypeLike = np.float32) -> jax.Array:
     rows = np.asarray(rows)
     if len(rows) > length:
         raise ValueError(f"{len(rows)} rows do not fit into {length}")
-    padded = np.full((length, *rows.shape[1:]), fill, dtype)
+    padded = np.zeros((length, *rows.shape[1:]), dtype)
     padded[: len(rows)] = rows
     return jnp.asarray(padded)
 
 
-def _linear(colour) -> np.ndarray:
+def _linear(colour: ArrayLike) -> np.ndarray:
     """Linear RGB of sRGB in 0..255 (IEC 61966-2-1)."""
     c = np.asarray(colour, np.float64) / 255.0
     return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)

@@ -250,9 +250,7 @@ def _surface(solids: Solids, index: jax.Array, point: jax.Array):
         inner = jnp.where(of_cylinder.reshape(shape), cylinder, ellipsoid)
         return jnp.where(of_box.reshape(shape), box, inner)
 
-    brick = choose(
-        solids.box_brick[i], solids.cylinder_brick[j], solids.ellipsoid_brick[k]
-    )
+    brick = choose(solids.box_brick[i], solids.cylinder_brick[j], solids.ellipsoid_brick[k])
     # Seams and the feet of the studs are darker, as if light reached them less.
     edge = choose(
         0.72 + 0.28 * jnp.clip(rim / 0.012, 0.0, 1.0),

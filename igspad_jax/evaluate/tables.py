@@ -91,11 +91,11 @@ def category_table(categories: Mapping[str, Mapping[str, Any]], size: str = NATI
 
 
 def kind_table(metrics: Mapping[str, Any], size: str = NATIVE) -> Table:
-    """Figures of each kind of defect (its images with the good ones), and overall."""
+    """Figures of each kind of defect and overall, and what `evaluate_maps` had to note."""
     table = metrics["sizes"][size]
     rows = {**table["kinds"], "overall": table["overall"]}
-    note = "a kind's figures are over its images and all good ones"
-    return _map_table("Kinds of defect", "kind", rows, [note], _COUNTS)
+    notes = ["a kind's figures are over its images and all good ones", *metrics.get("notes", ())]
+    return _map_table("Kinds of defect", "kind", rows, notes, _COUNTS)
 
 
 def size_table(metrics: Mapping[str, Any]) -> Table:
@@ -104,7 +104,7 @@ def size_table(metrics: Mapping[str, Any]) -> Table:
         "own size" if key == NATIVE else f"{key} px": table["overall"]
         for key, table in metrics["sizes"].items()
     }
-    return _map_table("Evaluation sizes", "size", rows, metrics.get("notes", ()))
+    return _map_table("Evaluation sizes", "size", rows, ())
 
 
 def breakdown_table(metrics: Mapping[str, Any]) -> Table:
@@ -114,19 +114,22 @@ def breakdown_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def pose_table(categories: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Pose errors of each category that has true poses."""
-    rows = [
-        (name, *(format_value(metrics["pose"][key], 3) for key in _POSE_COLUMNS))
-        for name, metrics in categories.items()
-        if "pose" in metrics
-    ]
+    """Pose errors of each category that has true poses, and their mean where several."""
+    posed = {name: metrics["pose"] for name, metrics in categories.items() if "pose" in metrics}
     notes = [
-        f"{name}: {metrics['pose']['without_pose']} images without any pose, in no median or mean"
-        for name, metrics in categories.items()
-        if metrics.get("pose", {}).get("without_pose")
+        f"{name}: {pose['without_pose']} images without any pose, in no median or mean"
+        for name, pose in posed.items()
+        if pose["without_pose"]
     ]
     notes.append("camera centres in per cent of their distance to the object")
-    return Table("Pose errors", ("category", *_POSE_COLUMNS.values()), tuple(rows), tuple(notes))
+    if len(posed) > 1:
+        posed["mean"] = aggregate({name: {"pose": pose} for name, pose in posed.items()})["pose"]
+        notes.append("mean: gross failures (> 5°) are added")
+    rows = tuple(
+        (name, *(format_value(pose[key], 3) for key in _POSE_COLUMNS))
+        for name, pose in posed.items()
+    )
+    return Table("Pose errors", ("category", *_POSE_COLUMNS.values()), rows, tuple(notes))
 
 
 def time_table(categories: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -89,17 +89,19 @@ def heat_panel(
     shown = 255.0 * colours * opacity + _faded(image) * (1.0 - opacity)
     panel = np.round(shown).astype(np.uint8)
     if mask is not None:
-        cv2.drawContours(panel, _contours(mask, (h, w)), -1, TRUTH_COLOUR, _line(h, w), cv2.LINE_AA)
+        # Drawn around the region, not on it: on a small one the line would hide the heat.
+        around = cv2.dilate(_region(mask, (h, w)), np.ones((3, 3), np.uint8), iterations=2)
+        cv2.drawContours(panel, _contours(around), -1, TRUTH_COLOUR, 1, cv2.LINE_AA)
     return panel
 
 
 def truth_panel(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The ground truth filled in over the greyed image, small regions ringed to be found."""
+    """The ground truth tinted over the greyed image, small regions ringed to be found."""
     h, w = image.shape[:2]
-    panel = np.round(_faded(image)).astype(np.uint8)
-    contours = _contours(mask, (h, w))
-    cv2.drawContours(panel, contours, -1, TRUTH_COLOUR, cv2.FILLED, cv2.LINE_AA)
-    # A region of a few pixels must not vanish, so every one keeps an outline.
+    region = _region(mask, (h, w))
+    tint = 0.55 * region[..., None]
+    panel = np.round(_faded(image) * (1.0 - tint) + np.array(TRUTH_COLOUR) * tint).astype(np.uint8)
+    contours = _contours(region)
     cv2.drawContours(panel, contours, -1, TRUTH_COLOUR, 1, cv2.LINE_AA)
     margin = 0.04 * max(h, w)
     ringed: list[tuple[float, float, float]] = []
@@ -145,10 +147,14 @@ def _line(h: int, w: int) -> int:
     return max(1, round(max(h, w) / 250))
 
 
-def _contours(mask: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
-    h, w = size
-    if mask.shape != size:
-        # Area first, any part counts: a small defect stays visible in a small panel.
-        mask = cv2.resize(mask.astype(np.float32), (w, h), interpolation=cv2.INTER_AREA) > 0.25
-    found = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    return list(found[0])
+def _region(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask at the panel's size, uint8 0 or 1."""
+    if mask.shape == size:
+        return mask.astype(np.uint8)
+    # A quarter of a pixel is enough: a small defect stays visible in a small panel.
+    share = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+    return (share > 0.25).astype(np.uint8)
+
+
+def _contours(region: np.ndarray) -> list[np.ndarray]:
+    return list(cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0])

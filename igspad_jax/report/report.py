@@ -70,15 +70,11 @@ def write_report(
         The path.
 
     Raises:
-        InputError: for a category without images, or a name that occurs twice in one.
+        InputError: for a category without images, a name that occurs twice in one, or a score or
+            heat map that is not finite.
     """
     for category in categories:
-        names = [record.name for record in category.records]
-        if not names:
-            raise InputError(f"report: category {category.name} has no images; leave it out")
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"report: {category.name} names {twice} twice; name each image once")
+        _check(category)
     room = 1e6 * megabytes / max(1, len(categories))
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -93,7 +89,10 @@ def write_report(
         tiles=_tiles(metrics),
         tables=_tables(metrics),
         settings=_flat(settings),
-        categories=[_section(category, image_size, room) for category in categories],
+        categories=[
+            _section(category, f"category{i}", image_size, room)
+            for i, category in enumerate(categories, start=1)
+        ],
         gross_degrees=f"{GROSS_DEGREES:g}",
         off_degrees=f"{OFF_DEGREES:g}",
     )
@@ -104,7 +103,22 @@ def write_report(
     return partial.replace(path)
 
 
-def _section(category: CategoryReport, image_size: int, room: float) -> dict[str, Any]:
+def _check(category: CategoryReport) -> None:
+    names = [record.name for record in category.records]
+    if not names:
+        raise InputError(f"report: category {category.name} has no images; leave it out")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"report: {category.name} names {twice} twice; name each image once")
+    for record in category.records:
+        if not np.isfinite(record.score) or not np.isfinite(record.heat_map).all():
+            raise InputError(
+                f"report: {category.name}/{record.name} has a score or heat map that is not "
+                "finite; leave the image out or mend its map"
+            )
+
+
+def _section(category: CategoryReport, anchor: str, image_size: int, room: float) -> dict[str, Any]:
     records = category.records
     wrong, words = wrongness(records)
     good = [r.heat_map for r in records if r.kind == GOOD]
@@ -126,6 +140,7 @@ def _section(category: CategoryReport, image_size: int, room: float) -> dict[str
     with_losses = [r for r in records if r.losses is not None and len(r.losses)]
     return {
         "name": category.name,
+        "anchor": anchor,
         "cards": shown,
         "listed": listed,
         "kinds": sorted({r.kind for r in records}, key=lambda kind: (kind != GOOD, kind)),

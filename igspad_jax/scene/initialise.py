@@ -1,0 +1,218 @@
+"""Where the Gaussians start: carved from silhouettes, drawn at random, or from a point cloud."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from igspad_jax.errors import InputError
+from igspad_jax.scene.gaussians import Gaussians
+from igspad_jax.scene.harmonics import coefficients_of
+
+_BACKGROUND_TOLERANCE = 3.0 / 255.0
+_PLAIN_SHARE = 0.9  # of the border's pixels that must show the background for it to be plain
+
+
+def common_volume(viewmats: np.ndarray, K: np.ndarray, width: int, height: int):
+    """The ball that every camera sees whole.
+
+    Args:
+        viewmats: [n, 4, 4] of the training cameras.
+        K: [3, 3] intrinsics.
+        width: image width in pixels.
+        height: image height in pixels.
+
+    Returns:
+        Centre [3], the point nearest to all optical axes, and the radius of the largest ball
+        about it that lies inside every camera's view, both in world units.
+
+    Raises:
+        InputError: if the cameras do not look at a common point.
+    """
+    axes = viewmats[:, 2, :3]
+    eyes = np.linalg.inv(viewmats)[:, :3, 3]
+    projectors = np.eye(3) - axes[:, :, None] * axes[:, None, :]
+    system = projectors.sum(0)
+    if np.linalg.eigvalsh(system)[0] < 1e-6 * len(viewmats):
+        raise InputError(
+            f"the {len(viewmats)} training cameras look along one direction, so the object's "
+            "place is unknown: give more views, or a point cloud to start from"
+        )
+    centre = np.linalg.solve(system, (projectors @ eyes[:, :, None]).sum(0)[:, 0])
+    p = viewmats[:, :3, :3] @ centre + viewmats[:, :3, 3]
+    if np.any(p[:, 2] <= 0.0):
+        raise InputError(
+            f"{int(np.sum(p[:, 2] <= 0))} of {len(p)} training cameras look away from the common "
+            "centre: transforms.json must hold camera-to-world matrices in OpenGL axes"
+        )
+    # Distance from the centre to the four side planes of each view.
+    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    x, y, z = p.T
+    sides = [
+        (fx * x + cx * z) / np.hypot(fx, cx),
+        ((width - cx) * z - fx * x) / np.hypot(fx, width - cx),
+        (fy * y + cy * z) / np.hypot(fy, cy),
+        ((height - cy) * z - fy * y) / np.hypot(fy, height - cy),
+    ]
+    radius = float(np.min(sides))
+    if radius <= 0.0:
+        radius = 0.25 * float(np.median(np.linalg.norm(eyes - centre, axis=1)))
+    return centre, radius
+
+
+def silhouettes(images: np.ndarray, background: np.ndarray) -> np.ndarray | None:
+    """[n, H, W] masks of the object, or None where the background is not plain.
+
+    The background is what resembles `background` and hangs together with the border, so that
+    highlights of the same colour inside the object stay object.
+    """
+    like = np.all(np.abs(images - background) <= _BACKGROUND_TOLERANCE, axis=-1)
+    border = np.concatenate(
+        [like[:, 0].ravel(), like[:, -1].ravel(), like[:, :, 0].ravel(), like[:, :, -1].ravel()]
+    )
+    if border.mean() < _PLAIN_SHARE:
+        return None
+    outside = np.zeros_like(like)
+    seed = np.zeros(like.shape[1:], bool)
+    seed[[0, -1]] = seed[:, [0, -1]] = True
+    for i, region in enumerate(like):
+        outside[i] = ndimage.binary_propagation(seed & region, mask=region)
+    return ~outside
+
+
+def _carve(points, masks, viewmats, K):
+    """[P] whether each point lies in every silhouette that its projection falls into."""
+    height, width = masks.shape[1:]
+    left = np.arange(len(points))
+    for mask, viewmat in zip(masks, viewmats, strict=True):
+        p = points[left] @ viewmat[:3, :3].T + viewmat[:3, 3]
+        z = np.maximum(p[:, 2], 1e-9)
+        u = np.floor(K[0, 0] * p[:, 0] / z + K[0, 2]).astype(np.int64)
+        v = np.floor(K[1, 1] * p[:, 1] / z + K[1, 2]).astype(np.int64)
+        inside = (u >= 0) & (u < width) & (v >= 0) & (v < height) & (p[:, 2] > 0)
+        hit = ~inside
+        hit[inside] = mask[v[inside], u[inside]]
+        left = left[hit]
+    carved = np.zeros(len(points), bool)
+    carved[left] = True
+    return carved
+
+
+def _surface_points(masks, viewmats, K, centre, radius, count, rng):
+    """[count, 3] points on the visual hull and their [count, 3] outward normals."""
+    cells = 96
+    # A first coarse pass finds the box that holds the hull, a second one carves it finely.
+    low, high = centre - radius, centre + radius
+    for _ in range(2):
+        edges = [np.linspace(low[i], high[i], cells + 1) for i in range(3)]
+        mids = [0.5 * (e[1:] + e[:-1]) for e in edges]
+        grid = np.stack(np.meshgrid(*mids, indexing="ij"), axis=-1)
+        solid = _carve(grid.reshape(-1, 3), masks, viewmats, K).reshape(cells, cells, cells)
+        if not solid.any():
+            return None
+        step = (high - low) / cells
+        filled = np.nonzero(solid)
+        low, high = (
+            np.array([mids[i][f.min()] for i, f in enumerate(filled)]) - 1.5 * step,
+            np.array([mids[i][f.max()] for i, f in enumerate(filled)]) + 1.5 * step,
+        )
+    shell = solid & ~ndimage.binary_erosion(solid)
+    smooth = ndimage.gaussian_filter(solid.astype(np.float32), 1.5)
+    normals = -np.stack(np.gradient(smooth), axis=-1)[shell]
+    normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
+    points = grid[shell]
+    pick = rng.choice(len(points), count, replace=len(points) < count)
+    jitter = rng.uniform(-0.5, 0.5, (count, 3)) * step
+    return points[pick] + jitter, normals[pick]
+
+
+def _colours(points, normals, images, viewmats, K):
+    """[P, 3] mean colour over the views that face each point; rough, occlusion is ignored."""
+    height, width = images.shape[1:3]
+    total = np.zeros((len(points), 3))
+    weight = np.full((len(points), 1), 1e-6)
+    for image, viewmat in zip(images, viewmats, strict=True):
+        p = points @ viewmat[:3, :3].T + viewmat[:3, 3]
+        z = np.maximum(p[:, 2], 1e-9)
+        u = np.clip(K[0, 0] * p[:, 0] / z + K[0, 2], 0, width - 1).astype(np.int64)
+        v = np.clip(K[1, 1] * p[:, 1] / z + K[1, 2], 0, height - 1).astype(np.int64)
+        eye = -viewmat[:3, :3].T @ viewmat[:3, 3]
+        toward = eye - points
+        toward /= np.linalg.norm(toward, axis=1, keepdims=True)
+        facing = np.maximum(np.sum(toward * normals, axis=1, keepdims=True), 0.0) ** 4
+        total += facing * image[v, u]
+        weight += facing
+    return (total + 1e-6 * 0.5) / weight
+
+
+def from_points(
+    points: np.ndarray, rgb: np.ndarray, *, sh_degree: int, opacity: float = 0.3
+) -> Gaussians:
+    """Round Gaussians at [N, 3] points with [N, 3] colours, as large as their neighbourhood."""
+    count = len(points)
+    distances = cKDTree(points).query(points, k=min(4, count))[0]
+    spacing = np.sqrt(np.mean(np.square(distances[:, 1:]), axis=1)) if count > 1 else np.ones(1)
+    spacing = np.clip(spacing, 1e-7, None)
+    sh = np.zeros((count, (sh_degree + 1) ** 2, 3))
+    sh[:, 0] = coefficients_of(rgb)
+    quats = np.tile([1.0, 0.0, 0.0, 0.0], (count, 1))
+
+    def f32(x):
+        return jnp.asarray(x, jnp.float32)
+
+    return Gaussians(
+        means=f32(points),
+        log_scales=f32(np.repeat(np.log(spacing)[:, None], 3, axis=1)),
+        quats=f32(quats),
+        opacity_logits=f32(np.full(count, np.log(opacity / (1.0 - opacity)))),
+        sh=f32(sh),
+    )
+
+
+def initial_gaussians(
+    images: np.ndarray,
+    viewmats: np.ndarray,
+    K: np.ndarray,
+    background: np.ndarray,
+    *,
+    count: int,
+    sh_degree: int,
+    seed: int = 0,
+) -> tuple[Gaussians, str]:
+    """The Gaussians that training starts from.
+
+    On the surface of the visual hull where the background is plain, else uniformly at random in
+    the ball that all cameras see.
+
+    Args:
+        images: [n, H, W, 3] training images in [0, 1].
+        viewmats: [n, 4, 4] their cameras.
+        K: [3, 3] intrinsics.
+        background: [3] RGB.
+        count: number of Gaussians.
+        sh_degree: highest degree of the spherical harmonics.
+        seed: of the random choice of points.
+
+    Returns:
+        The Gaussians, and one sentence that says where they came from.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = images.shape[1:3]
+    centre, radius = common_volume(viewmats, K, width, height)
+    masks = silhouettes(images, background)
+    reason = "the background is not plain"
+    if masks is not None:
+        surface = _surface_points(masks, viewmats, K, centre, radius, count, rng)
+        if surface is not None:
+            points, normals = surface
+            rgb = _colours(points, normals, images, viewmats, K)
+            gaussians = from_points(points, rgb, sh_degree=sh_degree)
+            return gaussians, f"{count} points on the visual hull of {len(images)} silhouettes"
+        reason = "the silhouettes have no common volume (wrong poses?)"
+    directions = rng.normal(size=(count, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    points = centre + radius * directions * rng.uniform(size=(count, 1)) ** (1 / 3)
+    gaussians = from_points(points, rng.uniform(size=(count, 3)), sh_degree=sh_degree, opacity=0.1)
+    return gaussians, f"{count} random points, because {reason}"

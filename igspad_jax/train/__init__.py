@@ -1,0 +1,1 @@
+"""Learning a scene of the normal object from posed images."""

@@ -1,0 +1,261 @@
+"""Training a scene: the loop, in jitted segments between which the host looks in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from tqdm import tqdm
+
+from igspad_jax.cameras import Camera
+from igspad_jax.render import Capacity, render
+from igspad_jax.scene import Gaussians
+from igspad_jax.train.losses import photometric_loss, psnr, ssim
+from igspad_jax.train.optimiser import Rates, forget, make_optimiser
+from igspad_jax.train.relocation import relocate
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a scene is trained.
+
+    Attributes:
+        steps: optimiser steps, one image each.
+        count: number of Gaussians, fixed.
+        sh_degree: highest degree of the spherical harmonics, 0 to 3.
+        sh_every: steps after which the next degree opens.
+        dssim_weight: share of 1 - SSIM in the loss; the rest is L1.
+        opacity_decay: weight of the mean opacity in the loss; lets useless Gaussians die.
+        scale_decay: weight of the mean scale, in scene radii, in the loss.
+        dead_below: opacity below which a Gaussian is relocated.
+        relocate_every: steps between relocations.
+        relocate_until: share of the training after which relocation ends.
+        held_out: number of training views kept back to measure quality.
+        evaluate_every: steps between measurements on the held-out views.
+        checkpoint_every: steps between checkpoints.
+        seed: of every random choice.
+        rates: learning rates.
+    """
+
+    steps: int = 4000
+    count: int = 15000
+    sh_degree: int = 2
+    sh_every: int = 500
+    dssim_weight: float = 0.2
+    opacity_decay: float = 0.01
+    scale_decay: float = 0.01
+    dead_below: float = 0.005
+    relocate_every: int = 100
+    relocate_until: float = 0.8
+    held_out: int = 10
+    evaluate_every: int = 500
+    checkpoint_every: int = 500
+    seed: int = 0
+    rates: Rates = dataclasses.field(default_factory=Rates)
+
+
+@struct.dataclass
+class TrainState:
+    """All that changes during training.
+
+    Attributes:
+        gaussians: the scene.
+        opt_state: the optimiser's state.
+        step: [] steps done.
+    """
+
+    gaussians: Gaussians
+    opt_state: optax.OptState
+    step: jax.Array
+
+
+@struct.dataclass
+class Views:
+    """Images with cameras.
+
+    Attributes:
+        images: [n, H, W, 3] in [0, 1].
+        viewmats: [n, 4, 4].
+        K: [3, 3].
+        background: [3] RGB.
+    """
+
+    images: jax.Array
+    viewmats: jax.Array
+    K: jax.Array
+    background: jax.Array
+
+    def camera(self, viewmat: jax.Array) -> Camera:
+        """The camera of one view."""
+        height, width = self.images.shape[1:3]
+        return Camera(viewmat, self.K, width, height)
+
+
+def optimiser_of(config: TrainConfig, radius: float) -> optax.GradientTransformation:
+    """The optimiser a configuration asks for."""
+    return make_optimiser(
+        config.rates,
+        steps=config.steps,
+        radius=radius,
+        sh_degree=config.sh_degree,
+        sh_every=config.sh_every,
+    )
+
+
+def initial_state(gaussians: Gaussians, config: TrainConfig, radius: float) -> TrainState:
+    """The state before the first step."""
+    opt_state = optimiser_of(config, radius).init(gaussians)
+    return TrainState(gaussians=gaussians, opt_state=opt_state, step=jnp.int32(0))
+
+
+def view_order(seed: int, first: int, last: int, views: int) -> np.ndarray:
+    """Views of steps `first` to `last`: every epoch a new permutation, whatever came before."""
+    steps = np.arange(first, last)
+    epochs = {e: np.random.default_rng((seed, e)).permutation(views) for e in set(steps // views)}
+    return np.array([epochs[s // views][s % views] for s in steps], np.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "radius", "capacity"))
+def _segment(state, views, order, *, config: TrainConfig, radius: float, capacity: int):
+    """Runs the steps whose views are in `order`; returns state, mean loss and slots asked for."""
+    optimiser = optimiser_of(config, radius)
+
+    def loss_of(gaussians, index):
+        result = render(
+            gaussians,
+            views.camera(views.viewmats[index]),
+            views.background,
+            sh_degree=config.sh_degree,
+            capacity=capacity,
+        )
+        loss = photometric_loss(result.colour, views.images[index], config.dssim_weight)
+        prior = config.opacity_decay * jnp.mean(gaussians.opacities)
+        prior += config.scale_decay * jnp.mean(gaussians.scales) / radius
+        return loss + prior, (loss, result.pairs)
+
+    def step(state, index):
+        gradient, (loss, pairs) = jax.grad(loss_of, has_aux=True)(state.gaussians, index)
+        updates, opt_state = optimiser.update(gradient, state.opt_state)
+        gaussians = optax.apply_updates(state.gaussians, updates)
+        return TrainState(gaussians, opt_state, state.step + 1), (loss, pairs)
+
+    state, (losses, pairs) = jax.lax.scan(step, state, order)
+    return state, jnp.mean(losses), jnp.max(pairs)
+
+
+@functools.partial(jax.jit, static_argnames=("dead_below",))
+def _relocated(state: TrainState, key, *, dead_below: float) -> TrainState:
+    gaussians, changed = relocate(state.gaussians, key, dead_below=dead_below)
+    return state.replace(gaussians=gaussians, opt_state=forget(state.opt_state, changed))
+
+
+@functools.partial(jax.jit, static_argnames=("sh_degree", "capacity"))
+def _quality(gaussians, views: Views, *, sh_degree: int, capacity: int):
+    def one(args):
+        image, viewmat = args
+        result = render(
+            gaussians,
+            views.camera(viewmat),
+            views.background,
+            sh_degree=sh_degree,
+            capacity=capacity,
+        )
+        colour = jnp.clip(result.colour, 0.0, 1.0)
+        return psnr(colour, image), ssim(colour, image), result.pairs
+
+    return jax.lax.map(one, (views.images, views.viewmats))
+
+
+def quality(
+    gaussians: Gaussians, views: Views, *, sh_degree: int, capacity: Capacity
+) -> tuple[float, float]:
+    """Mean PSNR in dB and mean SSIM over views."""
+
+    def measured(slots):
+        return _quality(gaussians, views, sh_degree=sh_degree, capacity=slots)
+
+    psnrs, ssims, _ = capacity.run(measured, lambda result: result[2])
+    return float(jnp.mean(psnrs)), float(jnp.mean(ssims))
+
+
+def _segment_ends(config: TrainConfig, first: int) -> Iterator[int]:
+    """Step numbers at which the host looks in, up to the last one."""
+    step = first
+    while step < config.steps:
+        step = min((step // config.relocate_every + 1) * config.relocate_every, config.steps)
+        yield step
+
+
+def train(
+    state: TrainState,
+    views: Views,
+    held_out: Views | None,
+    config: TrainConfig,
+    radius: float,
+    *,
+    on_checkpoint: Callable[[TrainState, list[dict]], None] | None = None,
+    history: list[dict] | None = None,
+    progress: bool = True,
+) -> tuple[TrainState, list[dict]]:
+    """Trains from `state` to `config.steps`; the same steps whether interrupted or not.
+
+    Args:
+        state: where to start; `initial_state` or a checkpoint.
+        views: training images and cameras.
+        held_out: images and cameras to measure quality on, or None.
+        config: see `TrainConfig`.
+        radius: the scene's radius in world units.
+        on_checkpoint: called with the state and the history every `checkpoint_every` steps and
+            at the end.
+        history: measurements so far, when resuming.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The final state and the history: dicts of step, loss, psnr, ssim, seconds, cpu_seconds.
+    """
+    history = list(history or [])
+    capacity = Capacity(4 * config.count)
+    spent = history[-1] if history else {"seconds": 0.0, "cpu_seconds": 0.0}
+    clock, cpu_clock = time.perf_counter(), time.process_time()
+    first = int(state.step)
+    key = jax.random.key(config.seed)
+    bar = tqdm(
+        total=config.steps, initial=first, desc="train", unit="step", disable=not progress
+    )
+    for end in _segment_ends(config, first):
+        begin = int(state.step)
+        order = jnp.asarray(view_order(config.seed, begin, end, len(views.images)))
+
+        def advanced(slots, state=state, order=order):
+            return _segment(state, views, order, config=config, radius=radius, capacity=slots)
+
+        state, loss, _ = capacity.run(advanced, lambda result: result[2])
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the training loss is {loss} at step {end}")
+        if end % config.relocate_every == 0 and end <= config.relocate_until * config.steps:
+            state = _relocated(
+                state, jax.random.fold_in(key, end), dead_below=config.dead_below
+            )
+        if end % config.evaluate_every == 0 or end == config.steps:
+            entry = {"step": end, "loss": float(loss)}
+            if held_out is not None:
+                entry["psnr"], entry["ssim"] = quality(
+                    state.gaussians, held_out, sh_degree=config.sh_degree, capacity=capacity
+                )
+            entry["seconds"] = spent["seconds"] + time.perf_counter() - clock
+            entry["cpu_seconds"] = spent["cpu_seconds"] + time.process_time() - cpu_clock
+            history.append(entry)
+        if on_checkpoint and (end % config.checkpoint_every == 0 or end == config.steps):
+            on_checkpoint(state, history)
+        bar.update(end - begin)
+        latest = history[-1].get("psnr") if history else None
+        bar.set_postfix(loss=f"{loss:.4f}", psnr="-" if latest is None else f"{latest:.2f}")
+    bar.close()
+    return state, history

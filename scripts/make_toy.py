@@ -1,0 +1,54 @@
+"""Makes a small category to try the program on: a brick bird, ray cast from many sides.
+
+    python scripts/make_toy.py --out data/toy
+
+The folder has MAD's layout: normal views with poses in train/good, test images without a defect
+and with burrs, missing bricks and stains in test/, exact masks in ground_truth/. Beside MAD's files
+it holds the true test poses (test_poses.json) and every defective view without its defect
+(test_clean/). The same flags give the same files; a folder that is there already is not made anew.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import app, flags
+
+from igspad_jax.data.toy import ToyConfig, write_toy_category
+from igspad_jax.errors import InputError
+
+_DEFAULT = ToyConfig()
+_OUT = flags.DEFINE_string("out", None, "Folder of the category to make.", required=True)
+_SEED = flags.DEFINE_integer(
+    "seed", _DEFAULT.seed, "Chooses the bird's shape and colours, the poses and the defects."
+)
+_SIZE = flags.DEFINE_integer("size", _DEFAULT.size, "Width and height of the images in pixels.")
+_TRAIN_VIEWS = flags.DEFINE_integer(
+    "train_views", _DEFAULT.train_views, "Number of normal views to train on."
+)
+_TEST_PER_KIND = flags.DEFINE_integer(
+    "test_per_kind",
+    _DEFAULT.test_per_kind,
+    "Number of test images of each kind: good, Burrs, Missing, Stains.",
+)
+
+
+def main(argv: list[str]) -> None:
+    """Makes the category that the flags describe."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}: use --out=FOLDER")
+    try:
+        config = ToyConfig(
+            seed=_SEED.value,
+            size=_SIZE.value,
+            train_views=_TRAIN_VIEWS.value,
+            test_per_kind=_TEST_PER_KIND.value,
+        )
+        print(write_toy_category(_OUT.value, config))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main)
