@@ -17,8 +17,7 @@ from flax import struct
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
-@struct.dataclass
-class Camera:
+class Camera(struct.PyTreeNode):
     """A pinhole camera, or a batch of cameras of one image size.
 
     Attributes:

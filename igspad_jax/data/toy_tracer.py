@@ -19,8 +19,7 @@ _KEY_LIGHT = (-0.42, -0.68, 0.60)
 _FILL_LIGHT = (0.80, 0.35, 0.20)
 
 
-@struct.dataclass
-class Solids:
+class Solids(struct.PyTreeNode):
     """What there is to see; arrays are padded, the counts say how much of them is meant.
 
     Attributes:
@@ -74,8 +73,7 @@ class Solids:
     stain_colour: jax.Array
 
 
-@struct.dataclass
-class Hits:
+class Hits(struct.PyTreeNode):
     """What the rays of n pixels met, s * s rays each.
 
     Attributes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from igspad_jax.files import write_json
 
 
 def time_metrics(
@@ -58,14 +58,7 @@ def write_metrics(path: Path | str, metrics: Mapping[str, Any]) -> Path:
     Returns:
         The path.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(
-        json.dumps(_plain(metrics), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        encoding="utf-8",
-    )
-    return partial.replace(path)
+    return write_json(path, metrics)
 
 
 def _merge(trees: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -83,15 +76,3 @@ def _merge(trees: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str
             mean[key] = float(np.mean(defined)) if defined else float("nan")
             counted[key] = len(defined)
     return mean, counted
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from igspad_jax.errors import InputError
 
 
-class Matches(NamedTuple):
+@dataclass(frozen=True)
+class Matches:
     """Matched points between a query and one reference image; M may be zero.
 
     Attributes:

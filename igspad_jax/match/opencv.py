@@ -68,12 +68,10 @@ class OpenCVMatcher:
         """Computes the features of [n, H, W, 3] images in [0, 1]."""
         return [self._extract(image) for image in check_images(images, "images to match")]
 
-    def match(
-        self, query: list[SiftFeatures], references: list[SiftFeatures]
-    ) -> list[Matches]:
+    def match(self, query: list[SiftFeatures], references: list[SiftFeatures]) -> list[Matches]:
         """Matches one prepared query against n prepared references."""
         (features,) = query
-        return [self._verify(*self._nearest(features, r), features.size) for r in references]
+        return [self._verify(self._nearest(features, r), features.size) for r in references]
 
     def _extract(self, image: np.ndarray) -> SiftFeatures:
         size = max(image.shape[:2])
@@ -101,14 +99,12 @@ class OpenCVMatcher:
         scores = 1.0 - first[keep] / second[keep]
         return Matches(query.points[keep], reference.points[nearest[keep]], scores)
 
-    def _verify(
-        self, query_points: np.ndarray, reference_points: np.ndarray, scores: np.ndarray, size: int
-    ) -> Matches:
-        if len(scores) < _MIN_AFFINE:
+    def _verify(self, matches: Matches, size: int) -> Matches:
+        if len(matches) < _MIN_AFFINE:
             return no_matches()
         _, inliers = cv2.estimateAffine2D(
-            reference_points,
-            query_points,
+            matches.reference_points,
+            matches.query_points,
             method=cv2.RANSAC,
             ransacReprojThreshold=self._tolerance * size,
             maxIters=500,
@@ -116,4 +112,6 @@ class OpenCVMatcher:
         if inliers is None or inliers.sum() < _MIN_AFFINE:
             return no_matches()
         keep = inliers.ravel().astype(bool)
-        return Matches(query_points[keep], reference_points[keep], scores[keep])
+        return Matches(
+            matches.query_points[keep], matches.reference_points[keep], matches.scores[keep]
+        )

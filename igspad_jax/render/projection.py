@@ -13,10 +13,10 @@ from igspad_jax.scene.harmonics import colours
 
 BLUR = 0.3  # pixels^2, added to every 2D covariance: no splat is thinner than about a pixel
 _FRUSTUM_SLACK = 1.3  # the projection is linearised no farther out than this many half views
+_LARGEST = 1e8  # pixels; the fourth power of a standard deviation must fit a float32
 
 
-@struct.dataclass
-class Splats:
+class Splats(struct.PyTreeNode):
     """Gaussians as one camera sees them.
 
     Attributes:
@@ -71,8 +71,11 @@ def project(gaussians: Gaussians, camera: Camera, *, sh_degree: int, near: float
     x_over_z = jnp.clip(x / z, low_x - slack_x, high_x + slack_x)
     y_over_z = jnp.clip(y / z, low_y - slack_y, high_y + slack_y)
 
+    # Bounded as a logarithm: the gradient of an overflowing exponential is NaN.
+    largest = jnp.log(_LARGEST * z / jnp.maximum(fx, fy))
+    scales = jnp.exp(jnp.minimum(gaussians.log_scales, largest[:, None]))
     # Rows of J W R S: the splat's axes in the image.
-    axes = (W @ rotation_matrices(gaussians.quats)) * gaussians.scales[:, None, :]
+    axes = (W @ rotation_matrices(gaussians.quats)) * scales[:, None, :]
     u = (fx / z)[:, None] * (axes[:, 0] - x_over_z[:, None] * axes[:, 2])
     v = (fy / z)[:, None] * (axes[:, 1] - y_over_z[:, None] * axes[:, 2])
     u_u, u_v, v_v = jnp.sum(u * u, -1), jnp.sum(u * v, -1), jnp.sum(v * v, -1)

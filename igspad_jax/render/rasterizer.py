@@ -12,8 +12,7 @@ from igspad_jax.render.projection import Splats, project
 from igspad_jax.scene.gaussians import Gaussians
 
 
-@struct.dataclass
-class Render:
+class Render(struct.PyTreeNode):
     """What one camera sees, or a batch of cameras with a leading axis.
 
     Attributes:

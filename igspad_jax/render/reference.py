@@ -17,7 +17,11 @@ from igspad_jax.scene.gaussians import Gaussians
 
 
 def render_brute_force(
-    gaussians: Gaussians, camera: Camera, background: jax.Array, *, sh_degree: int,
+    gaussians: Gaussians,
+    camera: Camera,
+    background: jax.Array,
+    *,
+    sh_degree: int,
     near: float = 0.01,
 ) -> Render:
     """`render` by all pairs of splats and pixels, differentiated by JAX alone; same contract."""

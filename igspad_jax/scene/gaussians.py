@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 
-@struct.dataclass
-class Gaussians:
+class Gaussians(struct.PyTreeNode):
     """N Gaussians as the optimiser sees them: unconstrained parameters.
 
     Attributes:

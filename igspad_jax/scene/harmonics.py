@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 C0 = 0.28209479177387814  # sqrt(1 / (4 pi))
 _C1 = 0.4886025119029199  # sqrt(3 / (4 pi))
@@ -53,6 +54,6 @@ def colours(sh: jax.Array, directions: jax.Array, degree: int) -> jax.Array:
     return jnp.maximum(jnp.einsum("nk,nkc->nc", weights, used) + 0.5, 0.0)
 
 
-def coefficients_of(rgb: jax.Array) -> jax.Array:
+def coefficients_of(rgb: np.ndarray) -> np.ndarray:
     """The degree-0 coefficients that show `rgb` from everywhere."""
     return (rgb - 0.5) / C0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from igspad_jax.errors import InputError
 from igspad_jax.scene.gaussians import Gaussians
@@ -118,7 +118,7 @@ def _surface_points(masks, viewmats, K, centre, radius, count, rng):
             np.array([mids[i][f.min()] for i, f in enumerate(filled)]) - 1.5 * step,
             np.array([mids[i][f.max()] for i, f in enumerate(filled)]) + 1.5 * step,
         )
-    shell = solid & ~ndimage.binary_erosion(solid)
+    shell = solid & np.logical_not(ndimage.binary_erosion(solid))
     smooth = ndimage.gaussian_filter(solid.astype(np.float32), 1.5)
     normals = -np.stack(np.gradient(smooth), axis=-1)[shell]
     normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
@@ -152,7 +152,7 @@ def from_points(
 ) -> Gaussians:
     """Round Gaussians at [N, 3] points with [N, 3] colours, as large as their neighbourhood."""
     count = len(points)
-    distances = cKDTree(points).query(points, k=min(4, count))[0]
+    distances = KDTree(points).query(points, k=min(4, count))[0]
     spacing = np.sqrt(np.mean(np.square(distances[:, 1:]), axis=1)) if count > 1 else np.ones(1)
     spacing = np.clip(spacing, 1e-7, None)
     sh = np.zeros((count, (sh_degree + 1) ** 2, 3))

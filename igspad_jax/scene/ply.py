@@ -6,13 +6,13 @@ Little-endian float32 vertices: x y z, nx ny nz, f_dc_0..2, f_rest_* (channel by
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 from igspad_jax.errors import InputError
+from igspad_jax.files import write_whole
 from igspad_jax.scene.gaussians import Gaussians
 
 _REST_OF_DEGREE = {0: 0, 1: 9, 2: 24, 3: 45}
@@ -50,11 +50,8 @@ def write_ply(path: Path, gaussians: Gaussians) -> None:
     ]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
     header += [f"property float {name}" for name in _names(45)] + ["end_header", ""]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
     body = np.concatenate(columns, axis=1).astype("<f4").tobytes()
-    temporary.write_bytes("\n".join(header).encode() + body)
-    os.replace(temporary, path)
+    write_whole(path, lambda file: file.write("\n".join(header).encode() + body))
 
 
 def _header(path: Path, data: bytes) -> tuple[int, np.dtype, int]:
@@ -77,7 +74,9 @@ def _header(path: Path, data: bytes) -> tuple[int, np.dtype, int]:
                 count = int(words[2])
         if words[:1] == ["property"] and element == "vertex":
             if words[1] not in _TYPES:
-                raise InputError(f"{path}: property {words[-1]!r} has type {words[1]!r}, not a number")
+                raise InputError(
+                    f"{path}: property {words[-1]!r} has type {words[1]!r}, not a number"
+                )
             fields.append((words[2], _TYPES[words[1]]))
     if count is None:
         raise InputError(f"{path}: has no vertices; give a scene saved by a splatting trainer")

@@ -27,7 +27,7 @@ class Checkpoints:
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), history=ocp.args.JsonSave(history)
+                state=ocp.args.StandardSave(state), history=ocp.args.JsonSave({"history": history})
             ),
         )
         self._manager.wait_until_finished()
@@ -52,14 +52,16 @@ class Checkpoints:
             except Exception as error:  # orbax raises many kinds for a damaged folder
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 logging.warning(
-                    "checkpoint %s cannot be read and is skipped: %s", self.folder / str(step), reason
+                    "checkpoint %s cannot be read and is skipped: %s",
+                    self.folder / str(step),
+                    reason,
                 )
                 continue
             for damaged in [s for s in steps if s > step]:
                 self._manager.delete(damaged)
             # Committed arrays would tie the compiled steps to one placement of the inputs.
             state = jax.tree.map(jax.numpy.asarray, jax.device_get(restored["state"]))
-            return state, restored["history"]
+            return state, restored["history"]["history"]
         if steps:
             raise InputError(
                 f"{self.folder}: none of the checkpoints {', '.join(map(str, steps))} can be read; "

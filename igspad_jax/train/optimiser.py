@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ def _scale_by_rates(
     half = max(steps // 2, 1)
     late = optax.exponential_decay(1.0, half, rates.final, transition_begin=steps - half)
 
-    def update(updates: Gaussians, state: _Count, params=None):
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
         del params
         count = state.count
         share = late(count)
@@ -88,9 +88,7 @@ def make_optimiser(
     """
     return optax.chain(
         optax.scale_by_adam(eps=1e-15),
-        _scale_by_rates(
-            rates, steps=steps, radius=radius, sh_degree=sh_degree, sh_every=sh_every
-        ),
+        _scale_by_rates(rates, steps=steps, radius=radius, sh_degree=sh_degree, sh_every=sh_every),
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +62,7 @@ class TrainConfig:
     rates: Rates = dataclasses.field(default_factory=Rates)
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """All that changes during training.
 
     Attributes:
@@ -76,8 +76,7 @@ class TrainState:
     step: jax.Array
 
 
-@struct.dataclass
-class Views:
+class Views(struct.PyTreeNode):
     """Images with cameras.
 
     Attributes:
@@ -111,15 +110,16 @@ def optimiser_of(config: TrainConfig, radius: float) -> optax.GradientTransforma
 
 def initial_state(gaussians: Gaussians, config: TrainConfig, radius: float) -> TrainState:
     """The state before the first step."""
-    opt_state = optimiser_of(config, radius).init(gaussians)
+    opt_state = optimiser_of(config, radius).init(cast(Any, gaussians))
     return TrainState(gaussians=gaussians, opt_state=opt_state, step=jnp.int32(0))
 
 
 def view_order(seed: int, first: int, last: int, views: int) -> np.ndarray:
     """Views of steps `first` to `last`: every epoch a new permutation, whatever came before."""
     steps = np.arange(first, last)
-    epochs = {e: np.random.default_rng((seed, e)).permutation(views) for e in set(steps // views)}
-    return np.array([epochs[s // views][s % views] for s in steps], np.int32)
+    epochs = steps // views
+    orders = {int(e): np.random.default_rng([seed, int(e)]).permutation(views) for e in set(epochs)}
+    return np.array([orders[int(e)][s % views] for e, s in zip(epochs, steps, strict=True)])
 
 
 @functools.partial(jax.jit, static_argnames=("config", "radius", "capacity"))
@@ -143,7 +143,7 @@ def _segment(state, views, order, *, config: TrainConfig, radius: float, capacit
     def step(state, index):
         gradient, (loss, pairs) = jax.grad(loss_of, has_aux=True)(state.gaussians, index)
         updates, opt_state = optimiser.update(gradient, state.opt_state)
-        gaussians = optax.apply_updates(state.gaussians, updates)
+        gaussians = jax.tree.map(jnp.add, state.gaussians, updates)
         return TrainState(gaussians, opt_state, state.step + 1), (loss, pairs)
 
     state, (losses, pairs) = jax.lax.scan(step, state, order)
@@ -202,6 +202,7 @@ def train(
     *,
     on_checkpoint: Callable[[TrainState, list[dict]], None] | None = None,
     history: list[dict] | None = None,
+    name: str = "scene",
     progress: bool = True,
 ) -> tuple[TrainState, list[dict]]:
     """Trains from `state` to `config.steps`; the same steps whether interrupted or not.
@@ -215,6 +216,7 @@ def train(
         on_checkpoint: called with the state and the history every `checkpoint_every` steps and
             at the end.
         history: measurements so far, when resuming.
+        name: what is trained, for the progress bar.
         progress: whether to show a progress bar.
 
     Returns:
@@ -227,7 +229,7 @@ def train(
     first = int(state.step)
     key = jax.random.key(config.seed)
     bar = tqdm(
-        total=config.steps, initial=first, desc="train", unit="step", disable=not progress
+        total=config.steps, initial=first, desc=f"train {name}", unit="step", disable=not progress
     )
     for end in _segment_ends(config, first):
         begin = int(state.step)
@@ -240,9 +242,7 @@ def train(
         if not np.isfinite(loss):
             raise FloatingPointError(f"the training loss is {loss} at step {end}")
         if end % config.relocate_every == 0 and end <= config.relocate_until * config.steps:
-            state = _relocated(
-                state, jax.random.fold_in(key, end), dead_below=config.dead_below
-            )
+            state = _relocated(state, jax.random.fold_in(key, end), dead_below=config.dead_below)
         if end % config.evaluate_every == 0 or end == config.steps:
             entry = {"step": end, "loss": float(loss)}
             if held_out is not None:

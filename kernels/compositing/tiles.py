@@ -103,15 +103,15 @@ def tile_lists(
     low = low[order]
     boxes = span[:, 0] * span[:, 1]
     ends = jnp.cumsum(boxes)
-    pairs = ends[-1]
+    # The sum of many huge splats wraps around: it must still read as an overflow.
+    wraps = jnp.sum(boxes.astype(jnp.float32)) > 2.0**30
+    pairs = jnp.where(wraps, jnp.int32(2**31 - 1), ends[-1])
     threshold = 2.0 * jnp.log(jnp.maximum(opacities, ALPHA_CUT) / ALPHA_CUT)
     shape = jnp.concatenate([means2d, conics, threshold[:, None]], axis=1)[order]
     place = jnp.stack([low[:, 0], low[:, 1], jnp.maximum(span[:, 0], 1), ends - boxes], axis=1)
 
     slot = jnp.arange(capacity, dtype=jnp.int32)
-    rank = jnp.repeat(
-        jnp.arange(count, dtype=jnp.int32), boxes, total_repeat_length=capacity
-    )
+    rank = jnp.repeat(jnp.arange(count, dtype=jnp.int32), boxes, total_repeat_length=capacity)
     x0, y0, across, first = (place[rank, i] for i in range(4))
     local = slot - first
     tile_x, tile_y = x0 + local % across, y0 + local // across

@@ -144,9 +144,7 @@ def _from_tiles(tiles: jax.Array, batch: int, width: int, height: int) -> jax.Ar
     return image.reshape(batch, rows * TILE, columns * TILE, channels)[:, :height, :width]
 
 
-def composite_forward(
-    splats: jax.Array, lists: TileLists, *, width: int, height: int
-) -> jax.Array:
+def composite_forward(splats: jax.Array, lists: TileLists, *, width: int, height: int) -> jax.Array:
     """Composites a batch of splat tables front to back.
 
     Args:
@@ -187,8 +185,10 @@ def composite_forward(
     out = jnp.broadcast_to(empty, (groups.tiles.shape[0], *empty.shape))
     out = jax.lax.fori_loop(0, groups.active, group, out)
     total = lists.counts.size
-    slot = jnp.zeros(total, jnp.int32).at[groups.tiles.reshape(-1)].set(
-        jnp.arange(groups.tiles.size, dtype=jnp.int32), mode="drop"
+    slot = (
+        jnp.zeros(total, jnp.int32)
+        .at[groups.tiles.reshape(-1)]
+        .set(jnp.arange(groups.tiles.size, dtype=jnp.int32), mode="drop")
     )
     tiles = jnp.swapaxes(out, 1, 2).reshape(-1, channels + 1, _PIXELS)[slot]
     return _from_tiles(tiles, batch, width, height)
@@ -229,7 +229,9 @@ def composite_backward(
             k, transmittance, behind, gradient = carry
             splat = _load_chunk(table, k, starts, counts, centres)
             # Gain of a pixel's loss from this splat's features, were its weight one.
-            gain = sum(f[..., None] * g[j] for j, f in enumerate(jnp.unstack(splat.features, axis=1)))
+            gain = sum(
+                f[..., None] * g[j] for j, f in enumerate(jnp.unstack(splat.features, axis=1))
+            )
 
             def one(carry, xs):
                 transmittance, behind = carry
@@ -256,9 +258,7 @@ def composite_backward(
             sxy = m4 - mx * m2 - my * m1 + mx * my * m0
             syy = m5 - 2.0 * my * m2 + my * my * m0
             own = [a * sx + b * sy, b * sx + c * sy, -0.5 * sxx, -sxy, -0.5 * syy, m0]
-            of_features = jnp.einsum(
-                "kgp,cgp->kgc", weight, g, precision=jax.lax.Precision.HIGHEST
-            )
+            of_features = jnp.einsum("kgp,cgp->kgc", weight, g, precision=jax.lax.Precision.HIGHEST)
             rows = jnp.concatenate([jnp.stack(own, axis=-1), of_features], axis=-1)
             rows = jnp.where(splat.valid[..., None], rows, 0.0)
             into = _windows(index[:, None], starts + k)[..., 0].T

@@ -1,0 +1,25 @@
+"""The demonstration: the procedural toy at 128 pixels, minutes on a laptop.
+
+make demo
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from igspad_jax.pipeline.settings import EvaluateConfig, Settings, config_from
+from igspad_jax.train.trainer import TrainConfig
+
+
+def get_config() -> ConfigDict:
+    """The settings."""
+    train = TrainConfig(
+        steps=2000,
+        count=6000,
+        sh_degree=1,
+        sh_every=500,
+        held_out=6,
+        evaluate_every=250,
+        checkpoint_every=1000,
+    )
+    return config_from(Settings(train=train, evaluate=EvaluateConfig(breakdown=True)))

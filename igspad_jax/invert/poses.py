@@ -1,0 +1,45 @@
+"""Steps on SE(3): which point a twist turns about, and in which units."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from igspad_jax.cameras import se3_exp
+
+Pivot = Literal["object", "camera"]
+
+
+def retract(
+    viewmat: jax.Array, tau: jax.Array, centre: jax.Array, radius: jax.Array, pivot: Pivot
+) -> jax.Array:
+    """Moves a pose by a twist, T <- Exp(tau) T.
+
+    About the object's centre a rotation leaves the object where it is in the image, so that
+    rotation and translation hardly couple and descent converges from much farther away; about
+    the camera (the paper's choice) every rotation sweeps the object across the image.
+
+    Args:
+        viewmat: [4, 4] pose.
+        tau: [6] twist [rho, theta]; rho in units of `radius`, theta in radians.
+        centre: [3] the object's centre in the world.
+        radius: [] the object's radius in world units.
+        pivot: "object" or "camera": what the rotation turns about.
+    """
+    rho, theta = tau[:3] * radius, tau[3:]
+    if pivot == "camera":
+        return se3_exp(jnp.concatenate([rho, theta])) @ viewmat
+    at = viewmat[:3, :3] @ centre + viewmat[:3, 3]
+    turn = se3_exp(jnp.concatenate([jnp.zeros(3), theta]))
+    rotation = turn[:3, :3] @ viewmat[:3, :3]
+    # p' = R (p - at) + at + rho with p = W x + t.
+    translation = turn[:3, :3] @ (viewmat[:3, 3] - at) + at + rho
+    return viewmat.at[:3, :3].set(rotation).at[:3, 3].set(translation)
+
+
+def orthonormalised(viewmat: jax.Array) -> jax.Array:
+    """[..., 4, 4] viewmats with the rounding of many small rotations taken out."""
+    u, _, vt = jnp.linalg.svd(viewmat[..., :3, :3])
+    return viewmat.at[..., :3, :3].set(u @ vt)

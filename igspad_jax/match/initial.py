@@ -1,0 +1,208 @@
+"""First guesses of a query's camera.
+
+The paper's rule is `most_matched`: the pose of the training image with the most verified matches.
+`initial_poses` is the default: photometric retrieval, with a matcher's views beside it where one is
+given, all judged by one robust photometric criterion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from igspad_jax.cameras import pose_errors
+from igspad_jax.errors import InputError
+from igspad_jax.match.matching import Matcher, Matches, check_images
+from igspad_jax.match.retrieval import Candidate, TrainingViews, refine, retrieve
+from igspad_jax.match.similarity import (
+    fit_similarity,
+    make_similarity,
+    scale_and_angle,
+    viewmat_from_similarity,
+)
+
+_SAME_MODE = 25.0  # degrees within which poses are guesses at the same view
+_SHARPNESS = 0.2  # relative excess of disagreement at which a view's weight falls to 1/e
+_FROM_MATCHER = 6  # views of a matcher that are judged beside those of retrieval
+
+
+@dataclass(frozen=True)
+class PoseHypothesis:
+    """A guess at the query's camera.
+
+    Attributes:
+        viewmat: [4, 4].
+        score: higher is better; comparable among hypotheses of one call only. The number of
+            verified matches for `most_matched`, a photometric agreement in [0, 1] otherwise.
+        source: "matches", "view" (one training view, moved in the plane) or "blend" (the mean of
+            the neighbouring views' guesses).
+        training_view: index of the training view it rests on most.
+        rotation_deg: in-plane rotation from that view to the query, in degrees from x towards y.
+    """
+
+    viewmat: np.ndarray
+    score: float
+    source: str
+    training_view: int
+    rotation_deg: float
+
+
+def match_views(
+    query: np.ndarray, matcher: Matcher, references: Any
+) -> list[tuple[Matches, float]]:
+    """Matches a query against all training images, turned by quarters where the matcher needs it.
+
+    Args:
+        query: [H, W, 3] in [0, 1].
+        matcher: the matcher.
+        references: `matcher.prepare` of the training images.
+
+    Returns:
+        Per training image the matches of the turn that has most, in pixels of the query as given,
+        and the angle in degrees (x towards y) by which the training image is turned in the query.
+    """
+    best: list[tuple[Matches, float]] = []
+    for turn in range(1 if matcher.rotation_invariant else 4):
+        turned = np.ascontiguousarray(np.rot90(query, turn))
+        found = matcher.match(matcher.prepare(turned[None]), references)
+        found = [_unturn(m, turn, query.shape[1], query.shape[0]) for m in found]
+        pairs = [(m, 90.0 * turn) for m in found]
+        if best:
+            pairs = [p if len(p[0]) > len(b[0]) else b for p, b in zip(pairs, best, strict=True)]
+        best = pairs
+    return best
+
+
+def most_matched(
+    query: np.ndarray, views: TrainingViews, matcher: Matcher, references: Any, count: int = 1
+) -> list[PoseHypothesis]:
+    """The paper's rule: the poses of the training images with most verified matches.
+
+    Args:
+        query: [H, W, 3] in [0, 1].
+        views: the prepared training views.
+        matcher: the matcher.
+        references: `matcher.prepare` of the training images, in the order of `views`.
+        count: number of hypotheses at most.
+
+    Returns:
+        Hypotheses, most matches first. Views without a match are left out, so the list may be
+        empty.
+    """
+    _check_query(query, views)
+    matched = match_views(query, matcher, references)
+    order = sorted(range(len(matched)), key=lambda i: -len(matched[i][0]))
+    hypotheses = []
+    middle = views.K[:2, 2]
+    for view in order[:count]:
+        matches, degrees = matched[view]
+        if not len(matches):
+            break
+        turn = make_similarity(1.0, np.radians(degrees), middle, middle)
+        viewmat = viewmat_from_similarity(views.viewmats[view], views.K, turn, views.centre)
+        hypotheses.append(PoseHypothesis(viewmat, float(len(matches)), "matches", view, degrees))
+    return hypotheses
+
+
+def initial_poses(
+    query: np.ndarray,
+    views: TrainingViews,
+    matcher: Matcher | None = None,
+    references: Any = None,
+    count: int = 3,
+) -> list[PoseHypothesis]:
+    """Photometric first guesses, with a matcher's views among the candidates if one is given.
+
+    Every candidate view is aligned with the query in the plane and judged by the same truncated
+    difference. Guesses within 25 degrees of the best are averaged, weighted by how well they
+    agree, for the true view lies between the training views; this blend comes first. Then follow,
+    by agreement, the single views it was made of and the like blends of more distant guesses.
+
+    Args:
+        query: [H, W, 3] in [0, 1], of the training images' size.
+        views: the prepared training views.
+        matcher: a matcher, or None for retrieval alone.
+        references: `matcher.prepare` of the training images, in the order of `views`.
+        count: number of hypotheses at most.
+
+    Returns:
+        At least one hypothesis, the one to try first in front.
+
+    Raises:
+        InputError: a query of another shape than the training images.
+    """
+    query = _check_query(query, views)
+    candidates = retrieve(query, views)
+    if matcher is not None:
+        candidates += _matched_candidates(match_views(query, matcher, references), views)
+    singles = [_single(c, views) for c in refine(query, views, candidates)]
+    members, left = _split_mode(singles, views.centre)
+    first, others = _blend(members, views.centre), members
+    while left:
+        members, left = _split_mode(left, views.centre)
+        others.append(_blend(members, views.centre))
+    return [first, *sorted(others, key=lambda h: -h.score)][:count]
+
+
+def _check_query(query: np.ndarray, views: TrainingViews) -> np.ndarray:
+    query = check_images(np.asarray(query)[None], "query image")[0]
+    if query.shape[:2] != views.shape:
+        raise InputError(
+            f"query image: {query.shape[1]}x{query.shape[0]} pixels, the training images have "
+            f"{views.shape[1]}x{views.shape[0]}; resize it to the same size"
+        )
+    return query
+
+
+def _unturn(matches: Matches, turn: int, width: int, height: int) -> Matches:
+    """Takes matches in `np.rot90(image, turn)` back to pixels of the [height, width] image."""
+    x, y = matches.query_points.T
+    back = [(x, y), (width - y, x), (width - x, height - y), (y, height - x)][turn]
+    return replace(matches, query_points=np.stack(back, axis=1))
+
+
+def _matched_candidates(
+    matched: list[tuple[Matches, float]], views: TrainingViews
+) -> list[Candidate]:
+    order = sorted(range(len(matched)), key=lambda i: -len(matched[i][0]))[:_FROM_MATCHER]
+    candidates = []
+    for view in order:
+        similarity = fit_similarity(matched[view][0], 0.02 * max(views.shape))
+        if similarity is not None:
+            candidates.append(Candidate(view, similarity, 0.0))
+    return candidates
+
+
+def _single(candidate: Candidate, views: TrainingViews) -> PoseHypothesis:
+    viewmat = viewmat_from_similarity(
+        views.viewmats[candidate.view], views.K, candidate.similarity, views.centre
+    )
+    degrees = float(np.degrees(scale_and_angle(candidate.similarity)[1]))
+    return PoseHypothesis(viewmat, candidate.agreement, "view", candidate.view, degrees)
+
+
+def _split_mode(
+    hypotheses: list[PoseHypothesis], centre: np.ndarray
+) -> tuple[list[PoseHypothesis], list[PoseHypothesis]]:
+    """Splits guesses, best first, into those near the best one and the rest."""
+    poses = np.stack([h.viewmat for h in hypotheses])
+    near = pose_errors(poses, hypotheses[0].viewmat, centre)[0] < _SAME_MODE
+    pairs = list(zip(hypotheses, near, strict=True))
+    return [h for h, n in pairs if n], [h for h, n in pairs if not n]
+
+
+def _blend(members: list[PoseHypothesis], centre: np.ndarray) -> PoseHypothesis:
+    """The weighted mean of guesses, best first; the object's centre keeps its mean place."""
+    loss = np.array([1.0 - h.score for h in members])
+    weights = np.exp(-(loss / max(loss[0], 1e-6) - 1.0) / _SHARPNESS)
+    weights /= weights.sum()
+    rotations = np.stack([h.viewmat[:3, :3] for h in members])
+    seen = np.stack([h.viewmat[:3, :3] @ centre + h.viewmat[:3, 3] for h in members])
+    viewmat = np.eye(4)
+    viewmat[:3, :3] = Rotation.from_matrix(rotations).mean(weights).as_matrix()
+    viewmat[:3, 3] = weights @ seen - viewmat[:3, :3] @ centre
+    best = members[0]
+    return PoseHypothesis(viewmat, best.score, "blend", best.training_view, best.rotation_deg)

@@ -1,0 +1,1 @@
+"""The stages of a run, each reading and writing one run folder."""

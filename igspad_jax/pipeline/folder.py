@@ -1,0 +1,134 @@
+"""The folder of one category's run: what lies where, and which stages are done.
+
+    scene.ply               the scene, for viewers
+    training.json           settings the training was begun with
+    checkpoints/            of the training
+    train.json              measurements of the training, the object's place and size
+    poses.json              initial and estimated pose of every test image
+    losses.npz              loss curves of the inversions
+    detect.json             image scores
+    maps/VARIANT/NAME.npy   float32 anomaly maps
+    metrics.json            see docs/metrics.md
+
+A stage's JSON file is written last and in one step, so it is there exactly when the stage is done.
+It repeats the settings it was made with.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igspad_jax.errors import InputError
+from igspad_jax.files import read_json, write_json, write_whole
+from igspad_jax.pipeline.settings import first_difference
+
+STAGES = ("train", "poses", "detect", "metrics")
+
+
+class RunFolder:
+    """One category's part of a run."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    @property
+    def scene(self) -> Path:
+        """The scene's .ply file."""
+        return self.root / "scene.ply"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of training checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def losses(self) -> Path:
+        """The loss curves of the inversions, [images, steps]."""
+        return self.root / "losses.npz"
+
+    def map_path(self, variant: str, name: str) -> Path:
+        """The anomaly map of a test image ("Burrs/3") in a variant of the run."""
+        return self.root / "maps" / variant / f"{name}.npy"
+
+    def save_map(self, variant: str, name: str, heat_map: np.ndarray) -> None:
+        """Writes an anomaly map [h, w] as float32."""
+        values = heat_map.astype(np.float32)
+        write_whole(self.map_path(variant, name), lambda file: np.save(file, values))
+
+    def load_map(self, variant: str, name: str) -> np.ndarray:
+        """Reads an anomaly map.
+
+        Raises:
+            InputError: if it is missing or cut short.
+        """
+        path = self.map_path(variant, name)
+        try:
+            return np.load(path)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); run detect again") from error
+
+    def stage_path(self, stage: str) -> Path:
+        """The JSON file that says a stage is done."""
+        return self.root / f"{stage}.json"
+
+    def finish(self, stage: str, made_with: Any, result: dict) -> None:
+        """Records that a stage is done, with the settings it was made with."""
+        write_json(self.stage_path(stage), {"made_with": made_with, **result})
+
+    def load(self, stage: str) -> dict:
+        """What a finished stage recorded.
+
+        Raises:
+            InputError: if the stage is not done or its file cannot be read.
+        """
+        return read_json(self.stage_path(stage), f"run the stage that makes it, {stage}, again")
+
+    def is_done(self, stage: str, made_with: Any, *, overwrite: bool) -> bool:
+        """Whether a stage is done with these settings.
+
+        Raises:
+            InputError: if it was done with others and `overwrite` is off.
+        """
+        if not self.stage_path(stage).is_file():
+            return False
+        difference = first_difference(self.load(stage).get("made_with"), made_with)
+        if difference is None:
+            return True
+        if not overwrite:
+            raise InputError(
+                f"{self.stage_path(stage)} was made with other settings: {difference}; choose "
+                "another --run folder, or give --overwrite to replace it and what follows from it"
+            )
+        return False
+
+    def start_training(self, made_with: Any, *, overwrite: bool) -> None:
+        """Makes ready to train: checkpoints of other settings must not be resumed.
+
+        Raises:
+            InputError: if there are such checkpoints and `overwrite` is off.
+        """
+        note = self.root / "training.json"
+        if note.is_file():
+            started_with = read_json(note, f"delete {self.checkpoints} to train afresh")
+            difference = first_difference(started_with, made_with)
+            if difference and not overwrite:
+                raise InputError(
+                    f"{self.checkpoints} was begun with other settings: {difference}; choose "
+                    "another --run folder, or give --overwrite to train afresh"
+                )
+            if difference:
+                shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self.start("train")
+        write_json(note, made_with)
+
+    def start(self, stage: str) -> None:
+        """Forgets a stage and all that follow from it."""
+        for later in STAGES[STAGES.index(stage) :]:
+            self.stage_path(later).unlink(missing_ok=True)
+        if stage in ("train", "poses", "detect"):
+            shutil.rmtree(self.root / "maps", ignore_errors=True)
+        self.root.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,63 @@
+"""A whole run: its tables, its metrics file, its report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from igspad_jax.data import Category
+from igspad_jax.errors import InputError
+from igspad_jax.evaluate import (
+    aggregate,
+    breakdown_table,
+    category_table,
+    format_table,
+    kind_table,
+    pose_table,
+    size_table,
+    time_table,
+    write_metrics,
+)
+from igspad_jax.evaluate.evaluate import NATIVE
+from igspad_jax.pipeline.evaluation import category_report
+from igspad_jax.pipeline.folder import RunFolder
+from igspad_jax.pipeline.settings import Settings
+from igspad_jax.report import write_report
+
+
+def print_tables(categories: Mapping[str, Mapping]) -> None:
+    """Prints the figures of a run's categories, and of their mean."""
+    several = len(categories) > 1
+    overall = aggregate(categories) if several else next(iter(categories.values()))
+    tables = [category_table(categories, NATIVE)] if several else []
+    tables += [kind_table(overall, NATIVE), size_table(overall)]
+    if "breakdown" in overall:
+        tables.append(breakdown_table(overall))
+    if "pose" in overall:
+        tables.append(pose_table(categories))
+    tables.append(time_table(categories))
+    print("\n\n".join(format_table(table) for table in tables))
+    for name, metrics in categories.items():
+        for note in metrics.get("notes", []):
+            print(f"{name}: {note}")
+
+
+def summarise(
+    categories: Sequence[tuple[Category, RunFolder]], settings: Settings, root: Path
+) -> Path:
+    """Writes `metrics.json` and `report.html` of a run; returns the report's path.
+
+    Raises:
+        InputError: without any category, or for one that is not evaluated.
+    """
+    if not categories:
+        raise InputError(f"{root}: there is nothing to report; run the stages before first")
+    metrics = {category.name: folder.load("metrics") for category, folder in categories}
+    write_metrics(root / "metrics.json", {"mean": aggregate(metrics), "categories": metrics})
+    reports = [category_report(category, settings, folder) for category, folder in categories]
+    used = {
+        "data": [str(category.root) for category, _ in categories],
+        **dataclasses.asdict(settings),
+    }
+    return write_report(root / "report.html", root.name, reports, used)

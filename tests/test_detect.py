@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from igspad_jax.detect import HandMade, feature_distance, image_score, resize_map
+from igspad_jax.detect.features import lab_from_rgb
+from igspad_jax.errors import InputError
+
+
+def random_features(seed: int, shape=(2, 9, 11, 5)) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def pictures(seed: int = 0, count: int = 1, size: int = 40) -> np.ndarray:
+    noise = np.random.default_rng(seed).random((count, size, size, 3)).astype(np.float32)
+    smooth = np.stack([cv2.GaussianBlur(i, (0, 0), 2.0) for i in noise])
+    return (smooth - smooth.min()) / (smooth.max() - smooth.min())
+
+
+def test_distance_is_equation_5():
+    a, b = random_features(0), random_features(1)
+    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    np.testing.assert_allclose(feature_distance(a, b), 1.0 - cosine, atol=2e-6)
+    np.testing.assert_allclose(feature_distance(a, 3.0 * a), 0.0, atol=1e-6)
+
+
+def test_small_distances_keep_their_digits():
+    a = np.ones((1, 1, 1, 8), np.float32)
+    b = a.copy()
+    b[..., 0] += 1e-3
+    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    expected = 1.0 - x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+    np.testing.assert_allclose(feature_distance(a, b)[0, 0, 0], expected, rtol=1e-2)
+
+
+def test_zero_features_are_finite():
+    a = random_features(0)
+    scores = feature_distance(a, np.zeros_like(a))
+    np.testing.assert_allclose(scores, 0.5, atol=1e-5)
+
+
+def test_tolerance_forgives_a_shift():
+    reference = random_features(0)
+    shifted = np.roll(reference, (1, -1), axis=(1, 2))
+    assert feature_distance(shifted, reference).mean() > 0.5
+    forgiven = feature_distance(shifted, reference, tolerance=1)
+    np.testing.assert_allclose(forgiven[:, 1:-1, 1:-1], 0.0, atol=1e-6)
+    strict = feature_distance(np.roll(shifted, 1, axis=1), reference, tolerance=1)
+    assert strict[:, 2:-2, 2:-2].mean() > 0.1
+
+
+def test_edge_discount_against_a_loop():
+    test, reference = random_features(0, (1, 5, 6, 3)), random_features(1, (1, 5, 6, 3))
+    plain = np.asarray(feature_distance(test, reference))
+    found = np.asarray(feature_distance(test, reference, edge_discount=7.0))
+    unit = reference / np.linalg.norm(reference, axis=-1, keepdims=True)
+    for y in range(5):
+        for x in range(6):
+            own = []
+            for dy in (-1, 0, 1):
+                for dx in (-1, 0, 1):
+                    if dy or dx:
+                        v, u = np.clip(y + dy, 0, 4), np.clip(x + dx, 0, 5)
+                        own.append(1.0 - unit[0, y, x] @ unit[0, v, u])
+            expected = plain[0, y, x] / (1.0 + 7.0 * np.mean(own))
+            np.testing.assert_allclose(found[0, y, x], expected, rtol=1e-4)
+
+
+def test_edge_discount_leaves_flat_references_alone():
+    flat = np.broadcast_to(random_features(0, (1, 1, 1, 4)), (1, 6, 6, 4))
+    test = random_features(1, (1, 6, 6, 4))
+    np.testing.assert_allclose(
+        feature_distance(test, flat), feature_distance(test, flat, edge_discount=1e3), rtol=1e-5
+    )
+
+
+def test_shapes_must_fit():
+    with pytest.raises(InputError, match="shapes"):
+        feature_distance(np.ones((1, 4, 4, 3)), np.ones((1, 4, 5, 3)))
+    with pytest.raises(InputError, match="pooling window"):
+        image_score(jnp.ones((1, 4, 6)), pool=5)
+
+
+@pytest.mark.parametrize("pool", [1, 3, 4])
+def test_image_score_against_a_loop(pool):
+    scores = np.random.default_rng(0).random((2, 9, 7)).astype(np.float32)
+    for image, found in zip(scores, image_score(scores, pool=pool), strict=True):
+        windows = [
+            image[y : y + pool, x : x + pool].mean()
+            for y in range(9 - pool + 1)
+            for x in range(7 - pool + 1)
+        ]
+        np.testing.assert_allclose(found, max(windows), rtol=1e-6)
+
+
+def test_resizing_keeps_pixel_centres():
+    # A ramp in image coordinates, sampled at the centres of 4-pixel cells.
+    cells = (np.arange(6) + 0.5) * 4.0
+    ramp = np.broadcast_to(cells[None, None, :] + 2.0 * cells[None, :, None], (1, 6, 6))
+    found = np.asarray(resize_map(jnp.asarray(ramp, jnp.float32), 24, 24))[0]
+    pixels = np.arange(24) + 0.5
+    expected = pixels[None, :] + 2.0 * pixels[:, None]
+    np.testing.assert_allclose(found[2:-2, 2:-2], expected[2:-2, 2:-2], atol=1e-4)
+    same = np.random.default_rng(0).random((1, 5, 8)).astype(np.float32)
+    np.testing.assert_allclose(resize_map(jnp.asarray(same), 5, 8), same, atol=1e-6)
+
+
+def test_lab_is_opencvs():
+    image = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32)
+    expected = cv2.cvtColor(image, cv2.COLOR_RGB2LAB) / 100.0
+    np.testing.assert_allclose(lab_from_rgb(jnp.asarray(image)), expected, atol=5e-3)
+
+
+def test_hand_made_features_of_a_ramp():
+    # In a linear ramp of lightness the gradient channels hold sigma times its slope.
+    ramp = np.linspace(0.3, 0.6, 40, dtype=np.float32)
+    image = np.broadcast_to(ramp[None, None, :, None], (1, 40, 40, 3))
+    features = np.asarray(HandMade()(jnp.asarray(image)))
+    assert features.shape == (1, 40, 40, 19)
+    lightness = np.asarray(lab_from_rgb(jnp.asarray(image)))[0, 20, :, 0]
+    slope = np.gradient(lightness)[20]
+    vector = features[0, 20, 20]
+    assert vector[0] == pytest.approx(lightness[20], abs=2e-3)
+    assert vector[3] == pytest.approx(slope, rel=0.05)  # sigma 1, along x
+    assert vector[12] == pytest.approx(2.0 * slope, rel=0.05)  # sigma 2, along x
+    np.testing.assert_allclose(vector[[6, 15]], 0.0, atol=1e-5)  # along y
+
+
+def test_cosine_orders_like_the_colour_distance():
+    grey = np.full((1, 12, 12, 3), 0.5, np.float32)
+    extract = HandMade()
+    reference = extract(jnp.asarray(grey))
+    steps = (0.01, 0.05, 0.2, 0.4)
+    scores = [
+        float(feature_distance(extract(jnp.asarray(grey + s)), reference)[0, 6, 6]) for s in steps
+    ]
+    assert scores == sorted(scores) and scores[0] > 0
+    squares = [
+        float(
+            ((lab_from_rgb(jnp.asarray(grey + s)) - lab_from_rgb(jnp.asarray(grey))) ** 2)[
+                0, 6, 6
+            ].sum()
+        )
+        for s in steps
+    ]
+    ratios = np.array(scores) / np.array(squares)
+    np.testing.assert_allclose(ratios, ratios[0], rtol=0.05)
+
+
+def test_a_spot_outscores_blur_and_shift():
+    clean = pictures(size=64)
+    render = np.stack([cv2.GaussianBlur(i, (0, 0), 0.6) for i in np.roll(clean, 1, axis=2)])
+    spotted = clean.copy()
+    spotted[:, 30:35, 30:35] = [0.9, 0.1, 0.1]
+    extract = HandMade()
+    scores = [
+        feature_distance(
+            extract(jnp.asarray(test)),
+            extract(jnp.asarray(render)),
+            tolerance=extract.tolerance,
+            edge_discount=extract.edge_discount,
+        )
+        for test in (clean, spotted)
+    ]
+    good, bad = (float(image_score(s, pool=5)[0]) for s in scores)
+    assert bad > 3.0 * good
+    y, x = np.unravel_index(np.argmax(scores[1][0]), (64, 64))
+    assert 28 <= y < 37 and 28 <= x < 37
