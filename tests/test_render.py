@@ -201,7 +201,9 @@ class TestAgainstBruteForce:
                 lambda: random_scene(log_scales=(1.0, 4.0)), True, id="larger than the image"
             ),
             pytest.param(
-                lambda: random_scene(log_scales=(15.0, 90.0)), True, id="larger than float32 squared"
+                lambda: random_scene(log_scales=(15.0, 90.0)),
+                True,
+                id="larger than float32 squared",
             ),
             pytest.param(
                 lambda: random_scene().replace(means=jnp.zeros((COUNT, 3))), True, id="one centre"
@@ -261,19 +263,18 @@ class TestTransformations:
         for eye in ([1.0, -2.5, 1.0], [-2.0, 1.5, 0.5], [0.3, 4.0, -2.0])
     )
 
-    @pytest.fixture(scope="class")
     def one_by_one(self):
         return [
             [Compiled.fast(*arguments(scene, viewmat)) for viewmat in self.viewmats]
             for scene in self.scenes
         ]
 
-    def test_nested_vmap_of_grad(self, one_by_one):
+    def test_nested_vmap_of_grad(self):
         over_cameras = jax.vmap(Compiled.with_gradient(Compiled.tiled), (None, 0, None, None))
         over_scenes = jax.jit(jax.vmap(over_cameras, (0, None, None, None)))
         batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.scenes)
         values, gradients = over_scenes(*arguments(batch, np.stack(self.viewmats)))
-        for i, row in enumerate(one_by_one):
+        for i, row in enumerate(self.one_by_one()):
             for j, ((loss, expected), expected_gradient) in enumerate(row):
                 got = jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j], (values, gradients))
                 (got_loss, result), gradient = got
@@ -284,7 +285,7 @@ class TestTransformations:
                 assert int(result.pairs) == int(expected.pairs)
                 assert_gradients_agree(gradient, expected_gradient, relative=1e-4)
 
-    def test_grad_of_vmap(self, one_by_one):
+    def test_grad_of_vmap(self):
         def total(gaussians, viewmats, K, background):
             over_cameras = jax.vmap(Compiled.tiled, (None, 0, None, None))
             return jnp.sum(over_cameras(gaussians, viewmats, K, background)[0])
@@ -292,7 +293,7 @@ class TestTransformations:
         gradient = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3)))(
             *arguments(self.scenes[0], np.stack(self.viewmats))
         )
-        each = [gradient for _, gradient in one_by_one[0]]
+        each = [gradient for _, gradient in self.one_by_one()[0]]
         gaussians, _, K, background = jax.tree.map(lambda *leaves: sum(leaves), *each)
         viewmats = jnp.stack([gradient[1] for gradient in each])
         assert_gradients_agree(gradient, (gaussians, viewmats, K, background), relative=1e-4)
@@ -301,19 +302,24 @@ class TestTransformations:
 class TestGradient:
     def test_finite_differences(self):
         """Splats that cover the image, faint and far apart in depth: no jump is near."""
-        scene = random_scene(2, log_scales=(1.0, 1.5))
+        scene = random_scene(2, log_scales=(0.9, 2.5))
         rng = np.random.default_rng(5)
         p = rng.uniform(-0.8, 0.8, (COUNT, 3))
         p[:, 2] = 1.9 + 0.01 * rng.permutation(COUNT)
         sh = np.array(scene.sh) * 0.3
         sh[:, 0] += 0.5  # away from the clamp of the colours at 0
         scene = scene.replace(
-            means=placed(p), sh=f32(sh), opacity_logits=f32(rng.uniform(-4.3, -3.7, COUNT))
+            means=placed(p), sh=f32(sh), opacity_logits=f32(rng.uniform(-3.5, -3.0, COUNT))
         )
         point = arguments(scene)
-        (_, result), gradient = Compiled.fast(*point)
-        assert float(np.min(np.asarray(result.alpha))) > 0.8
-        assert int(result.pairs) == COUNT * np.prod(grid_shape(WIDTH, HEIGHT))
+        gradient = Compiled.fast(*point)[1]
+        splats = Compiled.project(*point[:3])
+        # The form is convex, so a splat is faintest at one of the corners.
+        corners = np.array([[0, 0], [WIDTH, 0], [0, HEIGHT], [WIDTH, HEIGHT]])
+        dx, dy = np.moveaxis(corners - np.asarray(splats.means2d)[:, None], -1, 0)
+        a, b, c = np.asarray(splats.conics).T[..., None]
+        exponent = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
+        assert (np.asarray(splats.opacities)[:, None] * np.exp(-exponent)).min() > 1.2 * ALPHA_CUT
 
         def loss(moved):
             # Summed in float64: the render's own rounding is the only noise.
@@ -324,7 +330,7 @@ class TestGradient:
 
         leaves, tree = jax.tree.flatten(point)
         # Small where a step reorders depths, large enough elsewhere to rise over the noise.
-        steps = dict(zip(named(gradient), (0.04, 0.3, 0.3, 0.3, 0.3, 1e-3, 0.3, 0.3), strict=True))
+        steps = dict(zip(named(gradient), (0.04, 0.3, 0.1, 0.3, 0.3, 1e-3, 0.3, 0.3), strict=True))
         for i, (name, part) in enumerate(named(gradient).items()):
             # Along the gradient, and not quite: the slope must be clear of the noise.
             direction = part / np.linalg.norm(part) + 0.3 * rng.normal(size=part.shape) / np.sqrt(
@@ -346,10 +352,9 @@ class TestGradient:
 class TestCapacity:
     def test_capacity_grows_until_all_is_there(self):
         scene = random_scene(log_scales=(1.0, 4.0))
+        scene = scene.replace(opacity_logits=f32(np.full(COUNT, -4.0)))  # the last ones still show
         small = jax.jit(
-            functools.partial(
-                loss_and_render, functools.partial(render, capacity=Capacity().slots)
-            )
+            functools.partial(loss_and_render, functools.partial(render, capacity=Capacity().slots))
         )
         rows, columns = grid_shape(WIDTH, HEIGHT)
         asked = []
@@ -398,15 +403,13 @@ class TestCapacity:
 
     def test_a_wrapped_count_is_still_an_overflow(self):
         count, side = 60_000, 8192
-        pairs = jax.jit(
-            functools.partial(tile_lists, width=side, height=side, capacity=8)
-        )(
+        pairs = jax.jit(functools.partial(tile_lists, width=side, height=side, capacity=8))(
             jnp.full((count, 2), 0.5 * side),
             jnp.full((count, 3), 1e-12),
             jnp.ones(count),
             jnp.ones(count),
             jnp.full((count, 2), 1e7),
-        ).pairs  # fmt: skip
+        ).pairs
         with pytest.raises(CapacityError):
             Capacity().run(lambda slots: pairs, lambda pairs: pairs)
 
@@ -618,6 +621,4 @@ class TestHarmonics:
     def test_base_colour(self):
         rgb = np.random.default_rng(0).uniform(size=(5, 3))
         sh = harmonics.coefficients_of(f32(rgb))[:, None]
-        np.testing.assert_allclose(
-            harmonics.colours(sh, jnp.zeros((5, 3)), 0), rgb, atol=1e-6
-        )
+        np.testing.assert_allclose(harmonics.colours(sh, jnp.zeros((5, 3)), 0), rgb, atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as logging_module
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,11 +83,18 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(2)
 
 
+def _worth_reading(record: logging_module.LogRecord) -> bool:
+    ours = Path(record.pathname).is_relative_to(Path(__file__).resolve().parents[1])
+    return ours or record.levelno >= logging_module.WARNING
+
+
 def launch(main: Callable[[], None]) -> None:
     """Runs a script's main function: parses flags, prints user errors in one line."""
 
     def guarded(argv: list[str]) -> None:
+        # Our own notes are for the user; those of the libraries beneath only when they warn.
         logging.set_verbosity(logging.INFO)
+        logging.get_absl_handler().addFilter(_worth_reading)
         try:
             if len(argv) > 1:
                 raise InputError(f"unexpected argument {argv[1]!r}: flags begin with --")

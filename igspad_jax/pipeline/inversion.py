@@ -60,7 +60,7 @@ class _Start:
 
     views: TrainingViews
     matcher: OpenCVMatcher
-    references: object
+    references: object  # the training images' features; None where no image is matched with them
     scene: Scene
     K: np.ndarray
     background: np.ndarray
@@ -75,7 +75,8 @@ class _Start:
             )
             if found:
                 return found
-        return initial_poses(image, self.views, self.matcher, self.references, config.hypotheses)
+            logging.warning("an image matches no training view; it starts from retrieval")
+        return initial_poses(image, self.views, count=config.hypotheses)
 
     def best(self, image: np.ndarray) -> PoseHypothesis:
         """The hypothesis whose render resembles the image most."""
@@ -107,7 +108,7 @@ def _start(category: Category, settings: Settings, scene: Scene, capacity: Capac
     return _Start(
         views=views,
         matcher=matcher,
-        references=matcher.prepare(loaded.images),
+        references=matcher.prepare(loaded.images) if settings.match.initial == "matches" else None,
         scene=scene,
         K=loaded.K,
         background=np.asarray(settings.data.background),

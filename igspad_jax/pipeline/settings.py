@@ -35,9 +35,9 @@ class MatchConfig:
     """Where the inversion starts.
 
     Attributes:
-        matcher: point matcher, for the initial pose and for matching point sampling.
-        initial: "retrieval" compares the image with all training views in the plane and asks the
-            matcher besides; "matches" is the paper's rule, the view with most matched points.
+        matcher: point matcher, for "matches" and for matching point sampling.
+        initial: "retrieval" compares the image with all training views, turned and shifted in the
+            plane; "matches" is the paper's rule, the view with most matched points.
         hypotheses: initial poses that are rendered, the best of which is taken.
     """
 

@@ -6,8 +6,10 @@ Little-endian float32 vertices: x y z, nx ny nz, f_dc_0..2, f_rest_* (channel by
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,13 +56,10 @@ def write_ply(path: Path, gaussians: Gaussians) -> None:
     write_whole(path, lambda file: file.write("\n".join(header).encode() + body))
 
 
-def _header(path: Path, data: bytes) -> tuple[int, np.dtype, int]:
-    """Number of vertices, their record type and where they start."""
-    end = data.find(b"end_header\n")
-    if not data.startswith(b"ply") or end < 0:
-        raise InputError(f"{path}: not a .ply file; give a scene saved by a splatting trainer")
-    count, fields, element = None, [], ""
-    for line in data[:end].decode("ascii", "replace").splitlines():
+def _vertices(path: Path, header: str) -> tuple[int, np.dtype]:
+    """Number of vertices and their record type."""
+    count, fields, element = 0, [], ""
+    for line in header.splitlines():
         words = line.split()
         if words[:1] == ["format"] and words[1] != "binary_little_endian":
             raise InputError(
@@ -78,9 +77,21 @@ def _header(path: Path, data: bytes) -> tuple[int, np.dtype, int]:
                     f"{path}: property {words[-1]!r} has type {words[1]!r}, not a number"
                 )
             fields.append((words[2], _TYPES[words[1]]))
-    if count is None:
+    if count < 1:
         raise InputError(f"{path}: has no vertices; give a scene saved by a splatting trainer")
-    return count, np.dtype(fields), end + len(b"end_header\n")
+    return count, np.dtype(fields)
+
+
+def _header(path: Path, data: bytes) -> tuple[int, np.dtype, int]:
+    """Number of vertices, their record type and where they start."""
+    end = re.search(rb"end_header\r?\n", data)
+    if not data.startswith(b"ply") or end is None:
+        raise InputError(f"{path}: not a .ply file; give a scene saved by a splatting trainer")
+    try:
+        count, record = _vertices(path, data[: end.start()].decode("ascii", "replace"))
+    except (IndexError, ValueError) as error:
+        raise InputError(f"{path}: its header is damaged; copy it again") from error
+    return count, record, end.end()
 
 
 def read_ply(path: Path) -> Gaussians:
@@ -114,7 +125,8 @@ def read_ply(path: Path) -> Gaussians:
         sh = np.concatenate([sh, np.swapaxes(coefficients, 1, 2)], axis=1)
     means = np.stack([vertices[axis] for axis in "xyz"], axis=-1)
     arrays = (means, stack("scale", 3), stack("rot", 4), vertices["opacity"], sh)
-    if not all(np.isfinite(a).all() for a in arrays):
+    with np.errstate(over="ignore"):  # a double too large becomes infinite, and is reported
+        gaussians = Gaussians(*(jnp.asarray(a, jnp.float32) for a in arrays))
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gaussians)):
         raise InputError(f"{path}: holds numbers that are not finite; the training diverged")
-    means, log_scales, quats, opacity_logits, sh = (jnp.asarray(a, jnp.float32) for a in arrays)
-    return Gaussians(means, log_scales, quats, opacity_logits, sh)
+    return gaussians

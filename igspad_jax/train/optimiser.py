@@ -60,10 +60,11 @@ def _scale_by_rates(
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         del params
         count = state.count
-        share = late(count)
+        share = jnp.asarray(late(count))
+        means = jnp.asarray(means_rate(count))
         opened = jnp.where(count >= opens_at, sh_rates, 0.0)
         scaled = Gaussians(
-            means=-means_rate(count) * updates.means,
+            means=-means * updates.means,
             log_scales=-share * rates.log_scales * updates.log_scales,
             quats=-share * rates.quats * updates.quats,
             opacity_logits=-share * rates.opacity_logits * updates.opacity_logits,

@@ -1,0 +1,71 @@
+"""Views of an object that needs no ray caster: a coloured ball before a plain background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from igspad_jax.cameras import intrinsics_from_angle, look_at
+
+
+@dataclass(frozen=True)
+class BallViews:
+    """Exact views of a ball.
+
+    Attributes:
+        centre: [3] of the ball, in world units.
+        radius: of the ball.
+        images: float32 [n, H, W, 3] in [0, 1].
+        viewmats: float64 [n, 4, 4].
+        K: float64 [3, 3].
+        background: [3] RGB.
+    """
+
+    centre: np.ndarray
+    radius: float
+    images: np.ndarray
+    viewmats: np.ndarray
+    K: np.ndarray
+    background: np.ndarray
+
+
+def ball_colours(normals: np.ndarray) -> np.ndarray:
+    """[..., 3] RGB in [0.1, 0.9] of the ball where its outward normal is [..., 3]."""
+    return 0.5 + 0.4 * np.sin(3.0 * normals + np.array([0.0, 1.0, 2.0]))
+
+
+def draw_ball(centre, radius, viewmat, K, size, background) -> np.ndarray:
+    """float32 [size, size, 3] image, the mean of 4 x 4 rays a pixel."""
+    along = (np.arange(4 * size) + 0.5) / 4
+    x, y = np.meshgrid(along, along)
+    rays = np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones_like(x)], axis=-1)
+    rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True) @ viewmat[:3, :3]
+    eye = -viewmat[:3, :3].T @ viewmat[:3, 3]
+    nearest = rays @ (centre - eye)
+    inside = radius**2 - np.sum(np.square(eye - centre)) + nearest**2
+    hit = inside > 0
+    distance = nearest - np.sqrt(np.where(hit, inside, 0.0))
+    normals = (eye + distance[..., None] * rays - centre) / radius
+    image = np.where(hit[..., None], ball_colours(normals), background)
+    return image.reshape(size, 4, size, 4, 3).mean(axis=(1, 3)).astype(np.float32)
+
+
+def make_ball_views(size: int, views: int) -> BallViews:
+    """Views from all around, on a spiral from pole to pole."""
+    centre, radius, background = np.array([0.1, -0.05, 0.08]), 0.6, np.ones(3)
+    K = intrinsics_from_angle(0.6, size, size)
+    height = np.linspace(-0.9, 0.9, views)
+    azimuth = 2.4 * np.arange(views)  # about the golden angle
+    ring = np.sqrt(1.0 - height**2)
+    eyes = 3.0 * np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), height], axis=1)
+    viewmats = np.stack([look_at(eye, np.zeros(3), np.array([0.0, 0.0, 1.0])) for eye in eyes])
+    images = [draw_ball(centre, radius, viewmat, K, size, background) for viewmat in viewmats]
+    return BallViews(centre, radius, np.stack(images), viewmats, K, background)
+
+
+@pytest.fixture(scope="session")
+def ball_views() -> BallViews:
+    """16 views of 32 x 32 pixels."""
+    return make_ball_views(32, 16)
