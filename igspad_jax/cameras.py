@@ -56,7 +56,8 @@ def scale_intrinsics(K: np.ndarray, scale_x: float, scale_y: float) -> np.ndarra
 
 def camera_centre(viewmat: jax.Array) -> jax.Array:
     """[..., 3] world position of the cameras with [..., 4, 4] viewmats."""
-    return -jnp.einsum("...ji,...j->...i", viewmat[..., :3, :3], viewmat[..., :3, 3])
+    W, t = viewmat[..., :3, :3], viewmat[..., :3, 3]
+    return -jnp.einsum("...ji,...j->...i", W, t, precision="highest")
 
 
 def look_at(eye: np.ndarray, target: np.ndarray, up: np.ndarray, roll: float = 0.0) -> np.ndarray:
@@ -96,11 +97,11 @@ def se3_exp(tau: jax.Array) -> jax.Array:
     b = jnp.where(small, 0.5 - sq / 24.0 + sq * sq / 720.0, (1.0 - jnp.cos(angle)) / safe)
     c = jnp.where(small, 1.0 / 6.0 - sq / 120.0, (angle - jnp.sin(angle)) / (safe * angle))
     W = hat(theta)
-    WW = W @ W
+    WW = jnp.matmul(W, W, precision="highest")
     eye = jnp.eye(3, dtype=tau.dtype)
     R = eye + a[..., None, None] * W + b[..., None, None] * WW
     V = eye + b[..., None, None] * W + c[..., None, None] * WW
-    t = jnp.einsum("...ij,...j->...i", V, rho)
+    t = jnp.einsum("...ij,...j->...i", V, rho, precision="highest")
     top = jnp.concatenate([R, t[..., None]], axis=-1)
     bottom = jnp.broadcast_to(
         jnp.array([0.0, 0.0, 0.0, 1.0], dtype=tau.dtype), (*tau.shape[:-1], 1, 4)

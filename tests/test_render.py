@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from scipy.special import sph_harm_y
 
-from igspad_jax.cameras import Camera, hat, look_at, se3_exp
+from igspad_jax.cameras import Camera, camera_centre, hat, look_at, se3_exp
 from igspad_jax.kernels.compositing.tiles import ALPHA_CUT, TILE, grid_shape, tile_lists
 from igspad_jax.render import Capacity, CapacityError, Render, render
 from igspad_jax.render.projection import BLUR, project
 from igspad_jax.render.reference import render_brute_force
 from igspad_jax.scene import Gaussians, harmonics
+from igspad_jax.train.losses import photometric_loss
+from igspad_jax.train.relocation import split_opacity
 
 WIDTH, HEIGHT = 60, 44  # neither is a multiple of the tile
 COUNT = 200
@@ -506,6 +508,42 @@ def real_harmonics(directions, degree):
             part = value.imag if m < 0 else value.real
             columns.append(part * (np.sqrt(2.0) if m else 1.0))
     return np.stack(columns, axis=1)
+
+
+def products_of(jaxpr):
+    """The `dot_general` equations of a jaxpr, also those of loops and calls inside it."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from products_of(inner)
+
+
+class TestPrecision:
+    """GPUs multiply float32 matrices with 10 bits unless told otherwise; CPUs never do."""
+
+    @pytest.mark.parametrize(
+        ("function", "arguments"),
+        [
+            pytest.param(
+                Compiled.with_gradient(Compiled.tiled), arguments(random_scene()), id="render"
+            ),
+            pytest.param(
+                jax.value_and_grad(lambda image: photometric_loss(image, image + 0.1, 0.2)),
+                (jnp.zeros((16, 16, 3)),),
+                id="loss",
+            ),
+            pytest.param(split_opacity, (jnp.full(4, 0.5), jnp.full(4, 2.0)), id="relocation"),
+            pytest.param(jax.jacfwd(se3_exp), (jnp.zeros(6),), id="se3_exp"),
+            pytest.param(camera_centre, (jnp.eye(4),), id="camera_centre"),
+        ],
+    )
+    def test_all_products_are_exact(self, function, arguments):
+        products = list(products_of(jax.make_jaxpr(function)(*arguments).jaxpr))
+        assert products
+        for product in products:
+            precision = product.params["precision"]
+            assert precision == (jax.lax.Precision.HIGHEST,) * 2, product
 
 
 class TestProjection:

@@ -57,7 +57,8 @@ def project(gaussians: Gaussians, camera: Camera, *, sh_degree: int, near: float
     W, t = camera.viewmat[:3, :3], camera.viewmat[:3, 3]
     fx, fy = camera.K[0, 0], camera.K[1, 1]
     cx, cy = camera.K[0, 2], camera.K[1, 2]
-    p = gaussians.means @ W.T + t
+    # GPUs would round the factors of these products to 10 bits: whole pixels.
+    p = jnp.matmul(gaussians.means, W.T, precision="highest") + t
     in_front = p[:, 2] > near
     # Invisible Gaussians take a harmless place; a NaN in an unused branch would still spread.
     p = jnp.where(in_front[:, None], p, jnp.array([0.0, 0.0, 1.0], p.dtype))
@@ -75,7 +76,8 @@ def project(gaussians: Gaussians, camera: Camera, *, sh_degree: int, near: float
     largest = jnp.log(_LARGEST * z / jnp.maximum(fx, fy))
     scales = jnp.exp(jnp.minimum(gaussians.log_scales, largest[:, None]))
     # Rows of J W R S: the splat's axes in the image.
-    axes = (W @ rotation_matrices(gaussians.quats)) * scales[:, None, :]
+    rotated = jnp.matmul(W, rotation_matrices(gaussians.quats), precision="highest")
+    axes = rotated * scales[:, None, :]
     u = (fx / z)[:, None] * (axes[:, 0] - x_over_z[:, None] * axes[:, 2])
     v = (fy / z)[:, None] * (axes[:, 1] - y_over_z[:, None] * axes[:, 2])
     u_u, u_v, v_v = jnp.sum(u * u, -1), jnp.sum(u * v, -1), jnp.sum(v * v, -1)

@@ -51,7 +51,8 @@ def colours(sh: jax.Array, directions: jax.Array, degree: int) -> jax.Array:
     """
     weights = basis(directions, degree)
     used = sh[:, : weights.shape[-1]]
-    return jnp.maximum(jnp.einsum("nk,nkc->nc", weights, used) + 0.5, 0.0)
+    rgb = jnp.einsum("nk,nkc->nc", weights, used, precision="highest")
+    return jnp.maximum(rgb + 0.5, 0.0)
 
 
 def coefficients_of(rgb: np.ndarray) -> np.ndarray:

@@ -33,7 +33,8 @@ def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     rows, columns = _window_matrix(height), _window_matrix(width)
     a, b = jnp.moveaxis(a, -1, 0), jnp.moveaxis(b, -1, 0)
     stacked = jnp.concatenate([a, b, a * a, b * b, a * b])
-    means = jnp.einsum("ij,cjw->ciw", rows, stacked) @ columns.T
+    # The variances below are small differences of these means: they need all their digits.
+    means = jnp.einsum("ij,cjw,vw->civ", rows, stacked, columns, precision="highest")
     mean_a, mean_b, aa, bb, ab = jnp.split(means, 5)
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)

@@ -29,7 +29,8 @@ def split_opacity(opacity: jax.Array, copies: jax.Array) -> tuple[jax.Array, jax
     copies = jnp.clip(copies, 1, _MAX_COPIES)
     each = 1.0 - (1.0 - opacity) ** (1.0 / copies)
     powers = each[:, None] ** jnp.arange(1, _MAX_COPIES + 1)
-    inner = powers @ _COEFFICIENTS.T  # [N, i]: the sum over k for each i
+    # [N, i]: the sum over k for each i, of terms that nearly cancel.
+    inner = jnp.matmul(powers, _COEFFICIENTS.T, precision="highest")
     counted = jnp.arange(_MAX_COPIES)[None, :] < copies[:, None]
     return each, opacity / jnp.maximum(jnp.sum(jnp.where(counted, inner, 0.0), axis=1), 1e-8)
 
@@ -47,9 +48,11 @@ def relocate(
     opacity = gaussians.opacities
     dead = opacity < dead_below
     any_alive = jnp.any(~dead)
-    weights = jnp.where(dead, -jnp.inf, jnp.log(opacity))
-    weights = jnp.where(any_alive, weights, 0.0)
-    source = jax.random.categorical(key, weights, shape=opacity.shape)
+    # Inverse transform sampling; `jax.random.categorical` would draw N x N numbers.
+    cumulative = jnp.cumsum(jnp.where(dead, 0.0, opacity))
+    drawn = jax.random.uniform(key, opacity.shape) * cumulative[-1]
+    source = jnp.searchsorted(cumulative, drawn, side="right")
+    source = jnp.minimum(source, len(gaussians) - 1)
     source = jnp.where(dead & any_alive, source, jnp.arange(len(gaussians)))
     copies = jnp.zeros_like(opacity).at[source].add(1.0)
     each, factor = split_opacity(opacity, copies)
