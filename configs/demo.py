@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
         sh_degree=1,
         sh_every=500,
         held_out=6,
-        evaluate_every=250,
+        evaluate_every=200,
         checkpoint_every=1000,
     )
     return config_from(Settings(train=train, evaluate=EvaluateConfig(breakdown=True)))

@@ -30,7 +30,13 @@ def score_histogram(
         threshold: score from which an image is called defective, drawn where given.
     """
     names = sorted(set(kinds), key=lambda kind: (kind != "good", kind))
-    edges = np.histogram_bin_edges(np.asarray(scores, float), bins=24)
+    values = np.asarray(scores, float)
+    # Squared distances span decades: on a linear axis all but the worst fall into one bar.
+    logarithmic = bool(values.min() > 0.0 and values.max() > 20.0 * values.min())
+    if logarithmic:
+        edges = np.geomspace(values.min(), values.max(), 25)
+    else:
+        edges = np.histogram_bin_edges(values, bins=24)
     figure, axes = _figure(5.6, 0.75 + 0.62 * len(names), rows=len(names))
     good = [s for s, kind in zip(scores, kinds, strict=True) if kind == "good"]
     top = 0.0
@@ -40,6 +46,8 @@ def score_histogram(
         counts, *_ = axis.hist(own, bins=edges.tolist(), color=colour)
         top = max(top, float(np.max(counts)))
         axis.set_ylabel(f"{name}\n({len(own)})", rotation=0, ha="right", va="center")
+        if logarithmic:
+            axis.set_xscale("log")
         axis.set_yticks([])
         axis.spines["left"].set_visible(False)
         if good:

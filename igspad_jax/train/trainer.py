@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -26,6 +27,8 @@ from igspad_jax.train.relocation import relocate
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """How a scene is trained.
+
+    The three `..._every` should have a large common divisor: the host looks in that often.
 
     Attributes:
         steps: optimiser steps, one image each.
@@ -50,8 +53,8 @@ class TrainConfig:
     sh_degree: int = 2
     sh_every: int = 500
     dssim_weight: float = 0.2
-    opacity_decay: float = 0.01
-    scale_decay: float = 0.01
+    opacity_decay: float = 0.001
+    scale_decay: float = 0.001
     dead_below: float = 0.005
     relocate_every: int = 100
     relocate_until: float = 0.8
@@ -186,11 +189,13 @@ def quality(
 
 
 def _segment_ends(config: TrainConfig, first: int) -> Iterator[int]:
-    """Step numbers at which the host looks in, up to the last one."""
-    step = first
-    while step < config.steps:
-        step = min((step // config.relocate_every + 1) * config.relocate_every, config.steps)
-        yield step
+    """Step numbers at which the host looks in, up to the last one.
+
+    All segments but the last have one length, so that the steps are compiled once.
+    """
+    length = math.gcd(config.relocate_every, config.evaluate_every, config.checkpoint_every)
+    for step in range(first, config.steps, length):
+        yield min(step + length, config.steps)
 
 
 def train(
