@@ -25,7 +25,7 @@ STAGES = (
     "report",
     "pipeline",
 )
-FOUNDATION = {"errors", "files", "cameras"}
+FOUNDATION = {"errors", "files", "cameras", "launch"}
 
 
 def sources(folder):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from scipy.special import sph_harm_y
 
 from igspad_jax.cameras import Camera, camera_centre, hat, look_at, se3_exp
@@ -515,7 +516,7 @@ def products_of(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             yield from products_of(inner)
 
 

@@ -117,7 +117,7 @@ class TestFiles:
         command = [sys.executable, str(script), f"--out={tmp_path / 'toy'}", "--size=8"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert done.stderr.strip().splitlines()[-1].startswith("toy category: size is 8")
+        assert done.stderr.strip().splitlines()[-1].startswith("error: toy category: size is 8")
         assert "Traceback" not in done.stderr
 
 

@@ -31,6 +31,10 @@ from igspad_jax.train.trainer import (
     view_order,
 )
 
+# One function for all tests of 64 Gaussians: most of the time goes to compiling.
+relocated = jax.jit(functools.partial(relocate, dead_below=0.005))
+split = jax.jit(split_opacity)
+
 
 def fields(gaussians):
     return {f.name: np.asarray(getattr(gaussians, f.name)) for f in dataclasses.fields(gaussians)}
@@ -76,7 +80,8 @@ class TestLosses:
         assert float(ssim(a, a)) == pytest.approx(1.0, abs=1e-5)
         assert float(photometric_loss(a, a, 0.2)) == pytest.approx(0.0, abs=1e-5)
         assert np.isfinite(float(psnr(a, a)))
-        gradient = jax.grad(photometric_loss)(jnp.ones((12, 12, 3)), jnp.ones((12, 12, 3)), 0.2)
+        flat = jnp.ones((12, 12, 3))
+        gradient = jax.jit(jax.grad(photometric_loss), static_argnums=2)(flat, flat, 0.2)
         assert np.isfinite(gradient).all()
 
     def test_known_values(self):
@@ -95,7 +100,7 @@ class TestRelocation:
 
     @pytest.mark.parametrize("copies", [1, 2, 3, 7, 16])
     def test_copies_look_like_the_original(self, copies):
-        each, factor = split_opacity(
+        each, factor = split(
             jnp.asarray(self.opacities, jnp.float32), jnp.full(len(self.opacities), float(copies))
         )
         each, factor = np.asarray(each, np.float64), np.asarray(factor, np.float64)
@@ -112,7 +117,7 @@ class TestRelocation:
         rng = np.random.default_rng(1)
         opacities = np.where(rng.random(64) < 0.4, 1e-4, rng.uniform(0.3, 0.99, 64))
         before, dead = with_opacities(opacities), opacities < 0.005
-        after, changed = relocate(before, jax.random.key(0), dead_below=0.005)
+        after, changed = relocated(before, jax.random.key(0))
         changed = np.asarray(changed)
         assert (np.asarray(after.opacities) >= 0.005).all()
         assert changed[dead].all()
@@ -138,7 +143,7 @@ class TestRelocation:
     def test_opaque_ones_are_copied_more(self):
         opacities = np.full(2002, 1e-4)
         opacities[:2] = [0.2, 0.8]
-        after, _ = relocate(with_opacities(opacities), jax.random.key(1), dead_below=0.005)
+        after, _ = relocated(with_opacities(opacities), jax.random.key(1))
         at_second = (np.asarray(after.means) == np.asarray(after.means[1])).all(axis=1)
         assert at_second.mean() == pytest.approx(0.8, abs=0.03)
         for leaf in jax.tree.leaves(after):
@@ -146,16 +151,17 @@ class TestRelocation:
 
     @pytest.mark.parametrize("opacity", [1e-4, 0.5], ids=["all dead", "all alive"])
     def test_nothing_to_do(self, opacity):
-        before = with_opacities(np.full(16, opacity))
-        after, changed = relocate(before, jax.random.key(0), dead_below=0.005)
+        before = with_opacities(np.full(64, opacity))
+        after, changed = relocated(before, jax.random.key(0))
         assert not np.asarray(changed).any()
         for name, value in fields(after).items():
             np.testing.assert_array_equal(value, fields(before)[name])
 
     def test_saturated_opacities(self):
-        before = random_gaussians(4).replace(opacity_logits=jnp.array([-200.0, -50.0, 50.0, 200.0]))
-        after, changed = relocate(before, jax.random.key(0), dead_below=0.005)
-        assert np.asarray(changed)[:2].all()
+        logits = jnp.tile(jnp.array([-200.0, -50.0, 50.0, 200.0]), 16)
+        before = random_gaussians(64).replace(opacity_logits=logits)
+        after, changed = relocated(before, jax.random.key(0))
+        assert np.asarray(changed).reshape(16, 4)[:, :2].all()
         for leaf in jax.tree.leaves(after):
             assert np.isfinite(leaf).all()
 
@@ -203,9 +209,9 @@ class TestOptimiser:
     def test_forget_clears_only_the_given_rows(self):
         optimiser = optimiser_of(TrainConfig(sh_degree=1), radius=1.0)
         gaussians = random_gaussians(5)
-        state = optimiser.update(gaussians, optimiser.init(gaussians))[1]
+        state = jax.jit(optimiser.update)(gaussians, optimiser.init(gaussians))[1]
         changed = np.array([True, False, False, True, False])
-        cleared = forget(state, jnp.asarray(changed))
+        cleared = jax.jit(forget)(state, jnp.asarray(changed))
         assert jax.tree.structure(cleared) == jax.tree.structure(state)
         arrays = 0
         for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(cleared), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import jax
@@ -10,6 +11,9 @@ import jax.numpy as jnp
 from igspad_jax.cameras import se3_exp
 
 Pivot = Literal["object", "camera"]
+
+# Some GPUs multiply float32 matrices in reduced precision unless told otherwise.
+_exact = functools.partial(jnp.matmul, precision="highest")
 
 
 def retract(
@@ -30,16 +34,16 @@ def retract(
     """
     rho, theta = tau[:3] * radius, tau[3:]
     if pivot == "camera":
-        return se3_exp(jnp.concatenate([rho, theta])) @ viewmat
-    at = viewmat[:3, :3] @ centre + viewmat[:3, 3]
+        return _exact(se3_exp(jnp.concatenate([rho, theta])), viewmat)
+    at = _exact(viewmat[:3, :3], centre) + viewmat[:3, 3]
     turn = se3_exp(jnp.concatenate([jnp.zeros(3), theta]))
-    rotation = turn[:3, :3] @ viewmat[:3, :3]
+    rotation = _exact(turn[:3, :3], viewmat[:3, :3])
     # p' = R (p - at) + at + rho with p = W x + t.
-    translation = turn[:3, :3] @ (viewmat[:3, 3] - at) + at + rho
+    translation = _exact(turn[:3, :3], viewmat[:3, 3] - at) + at + rho
     return viewmat.at[:3, :3].set(rotation).at[:3, 3].set(translation)
 
 
 def orthonormalised(viewmat: jax.Array) -> jax.Array:
     """[..., 4, 4] viewmats with the rounding of many small rotations taken out."""
     u, _, vt = jnp.linalg.svd(viewmat[..., :3, :3])
-    return viewmat.at[..., :3, :3].set(u @ vt)
+    return viewmat.at[..., :3, :3].set(_exact(u, vt))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,20 +69,29 @@ class Inversion(struct.PyTreeNode):
     sampled: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames=("config", "steps", "sh_degree", "capacity"))
+class _Descent(NamedTuple):
+    """The part of an `InvertConfig` that compiled steps depend on."""
+
+    rate: float
+    late_rate: float
+    late_step: int
+    pivot: Pivot
+
+
+@functools.partial(jax.jit, static_argnames=("descent", "steps", "sh_degree", "capacity"))
 def _segment(
     carry, gaussians, images, weights, K, background, centre, radius, *,
-    config: InvertConfig, steps: int, sh_degree: int, capacity: int,
+    descent: _Descent, steps: int, sh_degree: int, capacity: int,
 ):  # fmt: skip
     """Runs `steps` steps of every image; returns carry, losses [steps, n], slots asked for."""
     height, width = images.shape[1:3]
     schedule = optax.piecewise_constant_schedule(
-        config.rate, {config.late_step: config.late_rate / config.rate}
+        descent.rate, {descent.late_step: descent.late_rate / descent.rate}
     )
     optimiser = optax.adam(schedule)
 
     def loss_of(tau, viewmat, image, weight):
-        moved = retract(viewmat, tau, centre, radius, config.pivot)
+        moved = retract(viewmat, tau, centre, radius, descent.pivot)
         camera = Camera(moved, K, width, height)
         result = render(gaussians, camera, background, sh_degree=sh_degree, capacity=capacity)
         difference = jnp.mean(jnp.abs(result.colour - image), axis=-1)
@@ -94,7 +104,7 @@ def _segment(
             zero, viewmats, images, weights
         )
         update, opt_state = optimiser.update(gradient, opt_state)
-        viewmats = jax.vmap(lambda v, u: retract(v, u, centre, radius, config.pivot))(
+        viewmats = jax.vmap(lambda v, u: retract(v, u, centre, radius, descent.pivot))(
             viewmats, update
         )
         return (viewmats, opt_state), (losses, jnp.max(pairs))
@@ -189,6 +199,7 @@ def invert(
     constants = (f32(K), f32(background), f32(centre), f32(radius))
     # The count of steps in the optimiser's state runs through all segments.
     carry = (viewmats, optax.adam(optax.constant_schedule(config.rate)).init(jnp.zeros((count, 6))))
+    descent = _Descent(config.rate, config.late_rate, config.late_step, config.pivot)
     refresh = config.sampling_refresh if config.sampling else config.steps
     losses, sampled, done = [], [], 0
     weights = np.ones((count, height, width), np.float32)
@@ -212,7 +223,7 @@ def invert(
         def advanced(slots, carry=carry, steps=steps):
             return _segment(
                 carry, gaussians, f32(images), jnp.asarray(weights), *constants,
-                config=config, steps=steps, sh_degree=degree, capacity=slots,
+                descent=descent, steps=steps, sh_degree=degree, capacity=slots,
             )  # fmt: skip
 
         carry, segment_losses, _ = capacity.run(advanced, lambda result: result[2])

@@ -180,11 +180,12 @@ def initial_gaussians(
     count: int,
     sh_degree: int,
     seed: int = 0,
+    cloud: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Gaussians, str]:
     """The Gaussians that training starts from.
 
-    On the surface of the visual hull where the background is plain, else uniformly at random in
-    the ball that all cameras see.
+    On a point cloud where one is given; else on the surface of the visual hull where the
+    background is plain; else uniformly at random in the ball that all cameras see.
 
     Args:
         images: [n, H, W, 3] training images in [0, 1].
@@ -194,11 +195,21 @@ def initial_gaussians(
         count: number of Gaussians.
         sh_degree: highest degree of the spherical harmonics.
         seed: of the random choice of points.
+        cloud: points [N, 3] in the world and their colours [N, 3] in [0, 1]; with more than
+            `count` of them a random choice is taken, with fewer some are taken several times.
 
     Returns:
         The Gaussians, and one sentence that says where they came from.
     """
     rng = np.random.default_rng(seed)
+    if cloud is not None:
+        points, rgb = cloud
+        pick = rng.choice(len(points), count, replace=len(points) < count)
+        # Copies need places of their own, or no gradient could tell them apart.
+        spacing = np.median(KDTree(points).query(points, k=min(2, len(points)))[0].max(axis=-1))
+        points = points[pick] + rng.normal(scale=0.1 * spacing, size=(count, 3))
+        gaussians = from_points(points, rgb[pick], sh_degree=sh_degree)
+        return gaussians, f"{count} points drawn from a cloud of {len(rgb)}"
     height, width = images.shape[1:3]
     centre, radius = common_volume(viewmats, K, width, height)
     masks = silhouettes(images, background)

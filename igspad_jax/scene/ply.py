@@ -78,7 +78,7 @@ def _vertices(path: Path, header: str) -> tuple[int, np.dtype]:
                 )
             fields.append((words[2], _TYPES[words[1]]))
     if count < 1:
-        raise InputError(f"{path}: has no vertices; give a scene saved by a splatting trainer")
+        raise InputError(f"{path}: has no vertices; give another file")
     return count, np.dtype(fields)
 
 
@@ -86,12 +86,47 @@ def _header(path: Path, data: bytes) -> tuple[int, np.dtype, int]:
     """Number of vertices, their record type and where they start."""
     end = re.search(rb"end_header\r?\n", data)
     if not data.startswith(b"ply") or end is None:
-        raise InputError(f"{path}: not a .ply file; give a scene saved by a splatting trainer")
+        raise InputError(f"{path}: not a .ply file; give another file")
     try:
         count, record = _vertices(path, data[: end.start()].decode("ascii", "replace"))
     except (IndexError, ValueError) as error:
         raise InputError(f"{path}: its header is damaged; copy it again") from error
     return count, record, end.end()
+
+
+def _records(path: Path) -> np.ndarray:
+    """The vertices of a file as a structured array [N]."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the path of a .ply file")
+    data = path.read_bytes()
+    count, record, start = _header(path, data)
+    if len(data) < start + count * record.itemsize:
+        held = (len(data) - start) // max(record.itemsize, 1)
+        raise InputError(f"{path}: cut short, {held} of {count} vertices are there; copy it again")
+    return np.frombuffer(data, record, count, start)
+
+
+def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a point cloud, such as structure from motion leaves.
+
+    Returns:
+        Points [N, 3] in the file's units and colours [N, 3] in [0, 1], grey where it has none.
+
+    Raises:
+        InputError: if the file is missing, cut short, or holds no finite points.
+    """
+    vertices = _records(path)
+    names = vertices.dtype.names or ()
+    if not {"x", "y", "z"} <= set(names):
+        raise InputError(f"{path}: its vertices have no x, y and z; give a point cloud")
+    points = np.stack([vertices[axis] for axis in "xyz"], axis=-1).astype(np.float64)
+    if not np.isfinite(points).all():
+        raise InputError(f"{path}: holds points that are not finite; clean the cloud")
+    channels = ("red", "green", "blue")
+    if not set(channels) <= set(names):
+        return points, np.full(points.shape, 0.5)
+    rgb = np.stack([vertices[channel] for channel in channels], axis=-1)
+    return points, rgb / 255.0 if rgb.dtype.kind in "ui" else rgb.astype(np.float64)
 
 
 def read_ply(path: Path) -> Gaussians:
@@ -100,21 +135,14 @@ def read_ply(path: Path) -> Gaussians:
     Raises:
         InputError: if the file is missing, cut short, or not a Gaussian scene.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give the path of a Gaussian scene's .ply")
-    data = path.read_bytes()
-    count, record, start = _header(path, data)
-    if len(data) < start + count * record.itemsize:
-        held = (len(data) - start) // max(record.itemsize, 1)
-        raise InputError(f"{path}: cut short, {held} of {count} Gaussians are there; copy it again")
-    names = set(record.names or ())
+    vertices = _records(path)
+    count, names = len(vertices), set(vertices.dtype.names or ())
     rest = sum(name.startswith("f_rest_") for name in names)
     if rest not in _REST_OF_DEGREE.values():
         raise InputError(f"{path}: {rest} f_rest coefficients fit no degree from 0 to 3")
     missing = [n for n in _names(rest) if n not in names and not n.startswith("n")]
     if missing:
         raise InputError(f"{path}: not a Gaussian scene, it lacks {', '.join(missing)}")
-    vertices = np.frombuffer(data, record, count, start)
 
     def stack(prefix, size):
         return np.stack([vertices[f"{prefix}_{i}"] for i in range(size)], axis=-1)

@@ -1,0 +1,27 @@
+"""IGSPAD as published, as far as the paper tells: images at their own size, the pose of the best
+matched training view, twists about the camera, 300 Adam steps weighted by matching points.
+
+What it does not tell (the sampling's radius and refresh, the pooling's size) is as in the defaults;
+its 100,000 training steps are made for a GPU. Matcher and features are the embedded ones.
+
+    python scripts/run.py --data=MAD --run=runs/paper --config=configs/paper.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from igspad_jax.invert import InvertConfig
+from igspad_jax.pipeline.settings import MatchConfig, Settings, config_from
+from igspad_jax.train.trainer import TrainConfig
+
+
+def get_config() -> ConfigDict:
+    """The settings."""
+    train = dataclasses.replace(
+        TrainConfig(), steps=100_000, count=100_000, sh_degree=3, sh_every=1000
+    )
+    match = MatchConfig(initial="matches", hypotheses=1)
+    return config_from(Settings(train=train, match=match, invert=InvertConfig(pivot="camera")))
