@@ -1,6 +1,6 @@
 """A category in a quarter of an hour of two CPU cores: 200 pixels, the breakdown included.
 
-    python scripts/run.py --data=DATA --run=runs/cpu200 --config=configs/cpu200.py
+python scripts/run.py --data=DATA --run=runs/cpu200 --config=configs/cpu200.py
 """
 
 from __future__ import annotations
@@ -22,7 +22,5 @@ def get_config() -> ConfigDict:
         checkpoint_every=1000,
     )
     return config_from(
-        Settings(
-            data=DataConfig(size=200), train=train, evaluate=EvaluateConfig(breakdown=True)
-        )
+        Settings(data=DataConfig(size=200), train=train, evaluate=EvaluateConfig(breakdown=True))
     )

@@ -7,18 +7,24 @@ Leaves metrics.json in the run folder; docs/metrics.md describes its keys.
 
 from __future__ import annotations
 
+from igspad_jax.data import Category
 from igspad_jax.pipeline import command
 from igspad_jax.pipeline.evaluation import evaluate_category
+from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.summary import print_tables
 
 
 def main() -> None:
     """Evaluates every category."""
-    metrics = {}
-    for category, folder in command.categories():
-        evaluate_category(category, command.settings(), folder, overwrite=command.overwrite())
-        metrics[category.name] = folder.load("metrics")
-    print_tables(metrics)
+    settings, overwrite = command.settings(), command.overwrite()
+
+    def work(category: Category, folder: RunFolder) -> None:
+        evaluate_category(category, settings, folder, overwrite=overwrite)
+
+    finished, failed = command.each_category(work)
+    if finished:
+        print_tables({category.name: folder.load("metrics") for category, folder in finished})
+    command.report_failed(failed)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,14 @@ it holds the true test poses (test_poses.json) and every defective view without 
 
 from __future__ import annotations
 
-import sys
-
-from absl import app, flags
+from absl import flags
 
 from igspad_jax.data.toy import ToyConfig, write_toy_category
 from igspad_jax.errors import InputError
+from igspad_jax.launch import launch
 
 _DEFAULT = ToyConfig()
-_OUT = flags.DEFINE_string("out", None, "Folder of the category to make.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder of the category to make; needed.")
 _SEED = flags.DEFINE_integer(
     "seed", _DEFAULT.seed, "Chooses the bird's shape and colours, the poses and the defects."
 )
@@ -33,22 +32,18 @@ _TEST_PER_KIND = flags.DEFINE_integer(
 )
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Makes the category that the flags describe."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}: use --out=FOLDER")
-    try:
-        config = ToyConfig(
-            seed=_SEED.value,
-            size=_SIZE.value,
-            train_views=_TRAIN_VIEWS.value,
-            test_per_kind=_TEST_PER_KIND.value,
-        )
-        print(write_toy_category(_OUT.value, config))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    if not _OUT.value:
+        raise InputError("--out is missing: give the folder of the category to make")
+    config = ToyConfig(
+        seed=_SEED.value,
+        size=_SIZE.value,
+        train_views=_TRAIN_VIEWS.value,
+        test_per_kind=_TEST_PER_KIND.value,
+    )
+    print(write_toy_category(_OUT.value, config))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    launch(main)

@@ -5,13 +5,24 @@ python scripts/report.py --data=data/toy --run=runs/toy --config=configs/demo.py
 
 from __future__ import annotations
 
+from igspad_jax.data import Category
 from igspad_jax.pipeline import command
+from igspad_jax.pipeline.folder import RunFolder
+from igspad_jax.pipeline.provenance import check_before
 from igspad_jax.pipeline.summary import summarise
 
 
 def main() -> None:
     """Writes the report of all categories."""
-    print(summarise(command.categories(), command.settings(), command.run_root()))
+    settings = command.settings()
+
+    def work(category: Category, folder: RunFolder) -> None:
+        check_before("report", category, settings, folder)
+
+    finished, failed = command.each_category(work)
+    if finished:
+        print(summarise(finished, settings, command.run_root()))
+    command.report_failed(failed)
 
 
 if __name__ == "__main__":

@@ -8,30 +8,22 @@ folder. A training that was killed goes on where its last checkpoint left it.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from absl import flags
-
+from igspad_jax.data import Category
 from igspad_jax.pipeline import command
+from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.training import train_category
-
-_SCENE = flags.DEFINE_string(
-    "scene", None, "A .ply scene trained elsewhere, to take instead of training one."
-)
 
 
 def main() -> None:
     """Trains every category."""
-    for category, folder in command.categories():
-        train_category(
-            category,
-            command.settings(),
-            folder,
-            overwrite=command.overwrite(),
-            scene=Path(_SCENE.value) if _SCENE.value else None,
-        )
+    settings, scene, overwrite = command.settings(), command.scene(), command.overwrite()
+
+    def work(category: Category, folder: RunFolder) -> None:
+        train_category(category, settings, folder, overwrite=overwrite, scene=scene)
         print(folder.scene)
+
+    command.report_failed(command.each_category(work)[1])
 
 
 if __name__ == "__main__":
-    command.launch(main)
+    command.launch(main, takes_scene=True)

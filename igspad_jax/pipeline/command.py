@@ -1,49 +1,56 @@
-"""What all scripts share: flags, the loop over categories, and errors in one line."""
+"""What the scripts of the stages share: flags, settings, and the loop over categories."""
 
 from __future__ import annotations
 
-import logging as logging_module
+import inspect
+import re
+import runpy
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
-from absl import app, flags, logging
+import ml_collections
+from absl import flags
 from ml_collections import config_flags
 
+from igspad_jax import launch as script
 from igspad_jax.data import Category, list_categories, read_category
 from igspad_jax.errors import InputError
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.settings import Settings, settings_from
-
-_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from igspad_jax.pipeline.settings import (
+    Settings,
+    check_name,
+    config_from,
+    setting_names,
+    settings_from,
+)
 
 _DATA = flags.DEFINE_string(
-    "data", None, "Folder of a category, or of several categories (MAD's layout).", required=True
+    "data", None, "Folder of a category, or of several categories (MAD's layout); needed."
 )
-_RUN = flags.DEFINE_string(
-    "run", None, "Folder for the results, one subfolder a category.", required=True
-)
+_RUN = flags.DEFINE_string("run", None, "Folder for the results, a subfolder a category; needed.")
 _CATEGORY = flags.DEFINE_list(
     "category", [], "Names of the categories to take, separated by commas; all if empty."
 )
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace results that were made with other settings."
 )
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(_CONFIGS / "default.py"),
-    "File of settings; single ones are set by, for example, --config.train.steps=2000.",
+_CONFIG_HELP = (
+    "File of settings; single ones are set by, for example, --config.train.steps=2000. There are "
 )
 
 
-def data_root() -> Path:
-    """The folder given by --data."""
-    return Path(_DATA.value)
+def _given(flag: flags.FlagHolder[str | None], what: str) -> Path:
+    if not flag.value:
+        raise InputError(f"--{flag.name} is missing: give {what}")
+    return Path(flag.value)
 
 
 def run_root() -> Path:
     """The folder given by --run."""
-    return Path(_RUN.value)
+    return _given(_RUN, "a folder for the results")
 
 
 def overwrite() -> bool:
@@ -53,58 +60,150 @@ def overwrite() -> bool:
 
 def settings() -> Settings:
     """The settings of --config and its overrides."""
-    return settings_from(_CONFIG.value)
+    return settings_from(cast(ml_collections.ConfigDict, flags.FLAGS["config"].value))
 
 
-def categories() -> list[tuple[Category, RunFolder]]:
-    """The categories that --data and --category name, with their run folders.
+def scene() -> Path | None:
+    """The file given by --scene, in scripts that take it.
+
+    Raises:
+        InputError: if several categories would get the same scene.
+    """
+    value = flags.FLAGS["scene"].value
+    if value and len(category_roots()) > 1:
+        raise InputError(f"--scene={value} is the scene of one category: name it with --category")
+    return Path(value) if value else None
+
+
+def category_roots() -> list[Path]:
+    """The category folders that --data and --category name.
 
     Raises:
         InputError: for a folder that is none, or names that are not there.
     """
-    roots = list_categories(data_root())
-    names = [root.name for root in roots]
-    unknown = [name for name in _CATEGORY.value if name not in names]
+    data = _given(_DATA, "the folder of a category, or of several")
+    # Resolved, for "." has no name.
+    roots = {root.resolve().name: root for root in list_categories(data)}
+    unknown = [name for name in _CATEGORY.value if name not in roots]
     if unknown:
-        raise InputError(
-            f"{data_root()} has no category {', '.join(unknown)}; it has {', '.join(names)}"
-        )
-    wanted = [root for root in roots if not _CATEGORY.value or root.name in _CATEGORY.value]
-    return [(read_category(root), RunFolder(run_root() / root.name)) for root in wanted]
+        raise InputError(f"{data} has no category {', '.join(unknown)}; it has {', '.join(roots)}")
+    return [root for name, root in roots.items() if not _CATEGORY.value or name in _CATEGORY.value]
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with it is one line."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, FileNotFoundError, AttributeError, KeyError, TypeError, ValueError) as e:
-        words = " ".join(str(e).replace("\n", " ").split())
-        print(f"{argv[0]}: {words}; --help lists the flags", file=sys.stderr)
-        sys.exit(2)
+def each_category(
+    work: Callable[[Category, RunFolder], None],
+) -> tuple[list[tuple[Category, RunFolder]], list[str]]:
+    """Calls `work` with every category and its run folder; one that fails stops no other.
 
+    Returns:
+        The categories that went well, and the names of those that failed, for `report_failed`.
+        What was wrong with them is printed.
 
-def _worth_reading(record: logging_module.LogRecord) -> bool:
-    ours = Path(record.pathname).is_relative_to(Path(__file__).resolve().parents[1])
-    return ours or record.levelno >= logging_module.WARNING
-
-
-def launch(main: Callable[[], None]) -> None:
-    """Runs a script's main function: parses flags, prints user errors in one line."""
-
-    def guarded(argv: list[str]) -> None:
-        # Our own notes are for the user; those of the libraries beneath only when they warn.
-        logging.set_verbosity(logging.INFO)
-        logging.get_absl_handler().addFilter(_worth_reading)
+    Raises:
+        InputError: for flags that name no category, or if there is one category and it fails.
+    """
+    results, roots = run_root(), category_roots()
+    finished, failed = [], []
+    for root in roots:
+        name = root.resolve().name
         try:
-            if len(argv) > 1:
-                raise InputError(f"unexpected argument {argv[1]!r}: flags begin with --")
-            main()
+            category, folder = read_category(root), RunFolder(results / name)
+            work(category, folder)
+            finished.append((category, folder))
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-            sys.exit(130)
+            if len(roots) == 1:
+                raise InputError(f"{name}: {error}") from error
+            print(f"error: {name}: {error}", file=sys.stderr)
+            failed.append(name)
+    return finished, failed
 
-    flags.adopt_module_key_flags(sys.modules[__name__])
-    app.run(guarded, flags_parser=_parse)
+
+def report_failed(failed: list[str]) -> None:
+    """Ends a script in which categories failed.
+
+    Raises:
+        InputError: if there are any.
+    """
+    if failed:
+        raise InputError(f"these categories failed, for the reasons above: {', '.join(failed)}")
+
+
+def load_config(path: Path) -> Settings:
+    """Runs a config file.
+
+    Raises:
+        InputError: if it is missing, fails, or holds settings that do not exist.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such config file; configs/ holds some")
+    try:
+        config = runpy.run_path(str(path))["get_config"]()
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _same(f, path)]
+        where = f"{path}, line {lines[-1]}" if lines else f"{path}"
+        words = " ".join(str(error).split())
+        raise InputError(f"{where}: {type(error).__name__}: {words}; mend the file") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(
+            f"{path}: get_config() returns a {type(config).__name__}, not a ConfigDict; mend it"
+        )
+    try:
+        return settings_from(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _same(frame: traceback.FrameSummary, path: Path) -> bool:
+    return Path(frame.filename) == path
+
+
+def _take_config(argv: list[str], default: Path) -> tuple[Path, list[str]]:
+    """The config file that a command line names, and the rest of the line."""
+    path, left, i = default, [], 0
+    while i < len(argv):
+        if argv[i] in ("-config", "--config"):
+            if i + 1 == len(argv):
+                raise InputError("--config needs a file: give --config=FILE")
+            i += 1
+            path = Path(argv[i])
+        elif found := re.fullmatch(r"--?config=(.*)", argv[i]):
+            path = Path(found[1])
+        else:
+            left.append(argv[i])
+        i += 1
+    return path, left
+
+
+def launch(main: Callable[[], None], *, takes_scene: bool = False) -> None:
+    """Runs a stage's script: parses the flags that all of them share, prints errors in one line.
+
+    Args:
+        main: the script.
+        takes_scene: whether it has the flag --scene.
+    """
+    names = ["data", "run", "config", "category", "overwrite"]
+    if takes_scene:
+        flags.DEFINE_string(
+            "scene", None, "A .ply scene trained elsewhere, to take instead of training one."
+        )
+        names.append("scene")
+    # Beside the scripts, wherever the package is installed.
+    default = Path(inspect.getfile(main)).resolve().parents[1] / "configs" / "default.py"
+
+    def prepare(argv: list[str]) -> list[str]:
+        path, argv = _take_config(argv, default)
+        for argument in argv:
+            if found := re.match(r"--?(?:no)?config\.([^=]+)", argument):
+                check_name(found[1])
+        config_flags.DEFINE_config_dict(
+            "config",
+            config_from(load_config(path)),
+            _CONFIG_HELP + setting_names(),
+            sys_argv=argv,
+        )
+        flags.FLAGS["config"].default_as_str = "configs/default.py"
+        for name in names:
+            flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
+        return argv
+
+    script.launch(main, prepare)

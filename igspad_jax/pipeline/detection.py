@@ -18,8 +18,8 @@ from igspad_jax.data import Category, LoadedTest, TestImage, intrinsics, load_te
 from igspad_jax.detect import Extractor, HandMade, feature_distance, image_score, resize_map
 from igspad_jax.invert.solver import render_views
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.inversion import chosen_tests
-from igspad_jax.pipeline.settings import Settings, as_json
+from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns
+from igspad_jax.pipeline.settings import Settings
 from igspad_jax.pipeline.training import load_scene
 from igspad_jax.render import Capacity
 
@@ -57,14 +57,11 @@ def detect_category(
     Raises:
         InputError: for unusable data, missing poses, or results made with other settings.
     """
+    check_before("detect", category, settings, folder)
     tests = chosen_tests(category, settings)
     poses = folder.load("poses")
     variants = variants_of(tests, settings.evaluate.breakdown)
-    made_with = {
-        "poses": poses["made_with"],
-        "detect": as_json(settings.detect),
-        "variants": variants,
-    }
+    made_with = {"poses": poses["made_with"], **concerns("detect", category, settings)}
     if folder.is_done("detect", made_with, overwrite=overwrite):
         logging.info("%s: the anomaly maps are there already", category.name)
         return
@@ -108,6 +105,10 @@ def detect_category(
             folder.save_map(variant, test.name, heat_map)
         entries.append({"name": test.name, "kind": test.kind, "scores": scores})
     seconds = (time.perf_counter() - clock) / len(variants)
-    folder.finish(
-        "detect", made_with, {"seconds": seconds, "features": extractor.name, "images": entries}
-    )
+    result = {
+        "seconds": seconds,
+        "features": extractor.name,
+        "variants": variants,
+        "images": entries,
+    }
+    folder.finish("detect", made_with, result)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from zipfile import BadZipFile
+
 import numpy as np
 from absl import logging
 
 from igspad_jax.data import Category, intrinsics, load_test
-from igspad_jax.errors import InputError
 from igspad_jax.evaluate import breakdown, evaluate_maps, pose_metrics, time_metrics
 from igspad_jax.invert.solver import render_views
 from igspad_jax.pipeline.detection import ESTIMATED
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.inversion import chosen_tests
-from igspad_jax.pipeline.settings import Settings, as_json
+from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns, left_out
+from igspad_jax.pipeline.settings import Settings
 from igspad_jax.pipeline.training import load_scene
 from igspad_jax.render import Capacity
 from igspad_jax.report import CategoryReport, ImageRecord
@@ -26,8 +27,9 @@ def evaluate_category(
     Raises:
         InputError: for missing results, or results made with other settings.
     """
+    check_before("metrics", category, settings, folder)
     detected = folder.load("detect")
-    made_with = {"detect": detected["made_with"], "evaluate": as_json(settings.evaluate)}
+    made_with = {"detect": detected["made_with"], **concerns("metrics", category, settings)}
     if folder.is_done("metrics", made_with, overwrite=overwrite):
         logging.info("%s: the metrics are there already", category.name)
         return
@@ -46,7 +48,10 @@ def evaluate_category(
 
     maps, scores = results(ESTIMATED)
     metrics = evaluate_maps(maps, masks, labels, scores, kinds, sizes=settings.evaluate.sizes)
-    variants = detected["made_with"]["variants"]
+    missing = left_out(category, settings)
+    if missing:
+        metrics["notes"].append(missing)
+    variants = detected["variants"]
     if len(variants) > 1:
         metrics["breakdown"] = breakdown({v: results(v) for v in variants}, masks, labels, kinds)
     trained, poses = folder.load("train"), folder.load("poses")
@@ -78,8 +83,8 @@ def category_report(category: Category, settings: Settings, folder: RunFolder) -
     try:
         with np.load(folder.losses) as file:
             losses = file["losses"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{folder.losses}: cannot be read ({error}); run invert again") from error
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise folder.damaged(folder.losses, "poses", error) from error
     records = []
     for i, test in enumerate(tests):
         loaded = load_test(

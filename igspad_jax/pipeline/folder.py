@@ -17,6 +17,7 @@ It repeats the settings it was made with.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from igspad_jax.errors import InputError
 from igspad_jax.files import read_json, write_json, write_whole
 from igspad_jax.pipeline.settings import first_difference
 
-STAGES = ("train", "poses", "detect", "metrics")
+# The stages by the names of their files, and the scripts that run them.
+_SCRIPTS = {"train": "train", "poses": "invert", "detect": "detect", "metrics": "evaluate"}
+STAGES = tuple(_SCRIPTS)
 
 
 class RunFolder:
@@ -69,7 +72,7 @@ class RunFolder:
         try:
             return np.load(path)
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); run detect again") from error
+            raise self.damaged(path, "detect", error) from error
 
     def stage_path(self, stage: str) -> Path:
         """The JSON file that says a stage is done."""
@@ -85,7 +88,31 @@ class RunFolder:
         Raises:
             InputError: if the stage is not done or its file cannot be read.
         """
-        return read_json(self.stage_path(stage), f"run the stage that makes it, {stage}, again")
+        path = self.stage_path(stage)
+        if not path.is_file():
+            raise InputError(f"{path} is not there: run scripts/{_SCRIPTS[stage]}.py first")
+        return read_json(path, self._remedy(stage))
+
+    def damaged(self, path: Path, stage: str, error: Exception) -> InputError:
+        """The error for a file of a stage that cannot be read."""
+        return InputError(f"{path}: cannot be read ({error}); {self._remedy(stage)}")
+
+    def _remedy(self, stage: str) -> str:
+        return f"delete {self.stage_path(stage)} and run scripts/{_SCRIPTS[stage]}.py again"
+
+    def require(self, stage: str, concerned: Mapping[str, Any]) -> None:
+        """Checks that a stage is done, with settings that hold `concerned`.
+
+        Raises:
+            InputError: if it is not.
+        """
+        made_with = self.load(stage).get("made_with", {})
+        difference = first_difference({key: made_with.get(key) for key in concerned}, concerned)
+        if difference:
+            raise InputError(
+                f"{self.stage_path(stage)} was made with other settings: {difference}; give the "
+                f"same ones here, or run scripts/{_SCRIPTS[stage]}.py with --overwrite"
+            )
 
     def is_done(self, stage: str, made_with: Any, *, overwrite: bool) -> bool:
         """Whether a stage is done with these settings.

@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from igspad_jax.cameras import pose_errors
 from igspad_jax.data import Category, TestImage, load_test, load_train
-from igspad_jax.errors import InputError
 from igspad_jax.files import write_whole
 from igspad_jax.invert import Inversion, InvertConfig, invert
 from igspad_jax.invert.solver import render_views
@@ -24,34 +23,12 @@ from igspad_jax.match import (
     prepare_views,
 )
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.settings import Settings, as_json
+from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns, left_out
+from igspad_jax.pipeline.settings import Settings
 from igspad_jax.pipeline.training import Scene, load_scene
 from igspad_jax.render import Capacity
 
 _TRUNCATION = 0.2  # of differences between a hypothesis and the image; a defect counts no more
-
-
-def chosen_tests(category: Category, settings: Settings) -> tuple[TestImage, ...]:
-    """The test images a run looks at: all, or the first `data.limit` of each kind.
-
-    Raises:
-        InputError: if there are none.
-    """
-    if not category.test:
-        raise InputError(f"{category.root} has no test images; put them into {category.root}/test")
-    if not settings.data.limit:
-        return category.test
-    taken: dict[str, list[TestImage]] = {}
-    for image in category.test:
-        taken.setdefault(image.kind, []).append(image)
-    chosen = tuple(i for kind in taken.values() for i in kind[: settings.data.limit])
-    if len(chosen) < len(category.test):
-        logging.warning(
-            "%s: data.limit=%d leaves out %d of %d test images",
-            category.name, settings.data.limit, len(category.test) - len(chosen),
-            len(category.test),
-        )  # fmt: skip
-    return chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,12 +108,14 @@ def invert_category(
     Raises:
         InputError: for unusable data, a missing scene, or results made with other settings.
     """
+    check_before("poses", category, settings, folder)
     tests = chosen_tests(category, settings)
+    missing = left_out(category, settings)
+    if missing:
+        logging.warning("%s: %s", category.name, missing)
     made_with = {
         "train": folder.load("train")["made_with"],
-        "match": as_json(settings.match),
-        "invert": as_json(settings.invert),
-        "limit": settings.data.limit,
+        **concerns("poses", category, settings),
     }
     if folder.is_done("poses", made_with, overwrite=overwrite):
         logging.info("%s: the poses are there already", category.name)

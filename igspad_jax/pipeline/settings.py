@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import ml_collections
@@ -85,28 +86,93 @@ class Settings:
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
 
-def _filled(kind: type, values: Mapping[str, Any], where: str) -> Any:
+# The least and greatest values of numbers that have them.
+_LEAST: dict[str, float] = {
+    "data.size": 0, "data.limit": 0, "data.background": 0,
+    "train.steps": 1, "train.count": 1, "train.sh_degree": 0, "train.sh_every": 0,
+    "train.relocate_every": 1, "train.held_out": 0, "train.evaluate_every": 1,
+    "train.checkpoint_every": 1, "train.seed": 0,
+    "match.hypotheses": 1,
+    "invert.steps": 1, "invert.sampling_refresh": 1, "invert.sampling_min_points": 0,
+    "invert.sampling_radius": 0, "invert.batch": 1,
+    "detect.pool": 0,
+    "evaluate.sizes": 1,
+}  # fmt: skip
+_MOST = {"data.background": 1, "train.sh_degree": 3, "detect.pool": 1}
+_POSITIVE = ("invert.rate", "invert.late_rate", "train.rates.means", "train.rates.means_final")
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
+
+
+def _unknown(name: str, where: str, known: Iterable[str]) -> InputError:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean config.{where}{close[0]}? " if close else ""
+    return InputError(
+        f"unknown setting config.{where}{name}: {hint}"
+        f"config{'.' if where else ''}{where.rstrip('.')} has {', '.join(known)}"
+    )
+
+
+def setting_names() -> str:
+    """The names of all settings, a section after the other."""
+    sections = typing.get_type_hints(Settings).items()
+    return "; ".join(f"{name}: {', '.join(typing.get_type_hints(s))}" for name, s in sections)
+
+
+def check_name(dotted: str) -> None:
+    """Checks that a setting such as "train.steps" exists.
+
+    Raises:
+        InputError: if it does not.
+    """
+    kind, where = Settings, ""
+    for name in dotted.split("."):
+        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        if not hints:
+            raise InputError(f"unknown setting config.{dotted}: config.{where[:-1]} has no parts")
+        if name not in hints:
+            raise _unknown(name, where, hints)
+        kind, where = hints[name], f"{where}{name}."
+
+
+def _checked(hint: Any, value: Any, name: str) -> Any:
+    """A value of the type `hint`, or an InputError."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise InputError(f"setting config.{name} is {value!r}: set its parts one by one")
+        return _filled(typing.cast(type, hint), value, f"{name}.")
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        values = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(values)
+        if len(values) != len(kinds):
+            raise InputError(f"setting config.{name} is {values}: give {len(kinds)} values")
+        return tuple(_checked(k, v, name) for k, v in zip(kinds, values, strict=True))
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            choices = ", ".join(map(repr, typing.get_args(hint)))
+            raise InputError(f"setting config.{name} is {value!r}: choose one of {choices}")
+        return value
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint or value != value:
+        raise InputError(f"setting config.{name} is {value!r}: give {_KINDS[hint]}")
+    if value < _LEAST.get(name, value):
+        raise InputError(f"setting config.{name} is {value}: give at least {_LEAST[name]}")
+    if value > _MOST.get(name, value):
+        raise InputError(f"setting config.{name} is {value}: give at most {_MOST[name]}")
+    if name in _POSITIVE and value <= 0.0:
+        raise InputError(f"setting config.{name} is {value}: give more than 0")
+    return value
+
+
+def _filled(kind: type, values: Mapping[str, Any], where: str = "") -> Any:
     """An instance of the dataclass `kind` with the given values, checked by name and type."""
     hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise InputError(
-            f"unknown setting {where}{unknown[0]}: the settings here are {', '.join(hints)}"
-        )
-    arguments = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            value = _filled(typing.cast(type, hint), value, f"{where}{name}.")
-        elif typing.get_origin(hint) is tuple:
-            value = tuple(value)
-        elif typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
-            choices = ", ".join(map(repr, typing.get_args(hint)))
-            raise InputError(f"setting {where}{name} is {value!r}: choose one of {choices}")
-        elif hint is float and isinstance(value, int):
-            value = float(value)
-        arguments[name] = value
-    return kind(**arguments)
+    for name in values:
+        if name not in hints:
+            raise _unknown(name, where, hints)
+    return kind(**{n: _checked(hints[n], v, f"{where}{n}") for n, v in values.items()})
 
 
 def settings_from(config: ml_collections.ConfigDict) -> Settings:
@@ -115,7 +181,7 @@ def settings_from(config: ml_collections.ConfigDict) -> Settings:
     Raises:
         InputError: for a name that does not exist or a value out of its choices.
     """
-    return _filled(Settings, config.to_dict(), "config.")
+    return _filled(Settings, config.to_dict())
 
 
 def config_from(settings: Settings) -> ml_collections.ConfigDict:

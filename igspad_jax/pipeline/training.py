@@ -12,8 +12,9 @@ from absl import logging
 from igspad_jax.data import Category, LoadedViews, load_train, split_held_out
 from igspad_jax.errors import InputError
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.settings import Settings, as_json
-from igspad_jax.render import Capacity
+from igspad_jax.pipeline.provenance import concerns
+from igspad_jax.pipeline.settings import Settings
+from igspad_jax.render import Capacity, CapacityError
 from igspad_jax.scene import Gaussians
 from igspad_jax.scene.initialise import common_volume, initial_gaussians
 from igspad_jax.scene.ply import read_ply, write_ply
@@ -54,6 +55,13 @@ def _extent(gaussians: Gaussians) -> tuple[np.ndarray, float]:
     order = np.argsort(distances)
     covered = np.cumsum(weights[order]) / weights.sum()
     return centre, float(distances[order][np.searchsorted(covered, 0.99)])
+
+
+def _trimmed(gaussians: Gaussians) -> Gaussians:
+    """Without the highest degrees that are zero; viewers want three, but they cost every render."""
+    used = np.flatnonzero(np.any(np.asarray(gaussians.sh), axis=(0, 2)))
+    degree = int(np.sqrt(used[-1])) if used.size else 0
+    return gaussians.replace(sh=gaussians.sh[:, : (degree + 1) ** 2])
 
 
 def load_split(category: Category, settings: Settings) -> tuple[LoadedViews, LoadedViews | None]:
@@ -101,12 +109,8 @@ def train_category(
     Raises:
         InputError: for unusable data, or results made with other settings.
     """
-    made_with = {
-        "data": {"category": str(category.root.resolve()), **as_json(settings.data)},
-        "train": as_json(settings.train),
-        "scene": str(scene.resolve()) if scene else None,
-    }
-    del made_with["data"]["limit"]  # concerns test images only
+    made_with = concerns("train", category, settings)
+    made_with["scene"] = str(scene.resolve()) if scene else None
     if folder.is_done("train", made_with, overwrite=overwrite):
         logging.info("%s: the scene is there already", category.name)
         return
@@ -115,7 +119,7 @@ def train_category(
     views = _views(loaded, settings.data.background)
     held_views = _views(held, settings.data.background) if held else None
     if scene:
-        gaussians, history = read_ply(scene), []
+        gaussians, history = _trimmed(read_ply(scene)), []
         origin = f"{len(gaussians)} Gaussians from {scene}"
         if held_views:
             degree = int(np.sqrt(gaussians.sh.shape[1])) - 1
@@ -181,6 +185,11 @@ def _trained(
             history=history,
             name=category.name,
         )
+    except (FloatingPointError, CapacityError) as error:
+        raise InputError(
+            f"{category.name}: the training diverged, {error}; lower the learning rates, "
+            "config.train.rates"
+        ) from error
     finally:
         checkpoints.close()
     return state.gaussians, history
@@ -193,4 +202,8 @@ def load_scene(folder: RunFolder) -> Scene:
         InputError: if there is none.
     """
     record = folder.load("train")
-    return Scene(read_ply(folder.scene), np.asarray(record["centre"]), float(record["radius"]))
+    try:
+        gaussians = _trimmed(read_ply(folder.scene))
+    except InputError as error:
+        raise folder.damaged(folder.scene, "train", error) from error
+    return Scene(gaussians, np.asarray(record["centre"]), float(record["radius"]))

@@ -62,9 +62,45 @@ def render(
         capacity: slots for (tile, splat) pairs; see `Render.pairs` and `Capacity`.
         near: smallest visible camera-space z, in world units.
     """
-    splats: Splats = project(gaussians, camera, sh_degree=sh_degree, near=near)
+    splats = project(gaussians, camera, sh_degree=sh_degree, near=near)
     features = jnp.concatenate([splats.colours, splats.depths[:, None]], axis=-1)
-    rgbd, transmittance, pairs = composite(
+    rgbd, transmittance, pairs = _composited(splats, features, camera, capacity)
+    return blend(rgbd, transmittance, pairs, background)
+
+
+def render_features(
+    gaussians: Gaussians,
+    camera: Camera,
+    features: jax.Array,
+    *,
+    capacity: int,
+    near: float = 0.01,
+) -> tuple[jax.Array, jax.Array]:
+    """Composites any per-Gaussian values in place of colours, over zero.
+
+    Linear in `features`, so its transpose (`jax.vjp`) hands an image's values back to the
+    Gaussians, each weighted by its share in the pixel.
+
+    Args:
+        gaussians: the scene, N Gaussians.
+        camera: one camera, viewmat [4, 4].
+        features: [N, C] values.
+        capacity: as for `render`.
+        near: as for `render`.
+
+    Returns:
+        [H, W, C] composited values, and [] the slots asked for.
+    """
+    splats = project(gaussians, camera, sh_degree=0, near=near)
+    values, _, pairs = _composited(splats, features, camera, capacity)
+    return values, pairs
+
+
+def _composited(
+    splats: Splats, features: jax.Array, camera: Camera, capacity: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Features [H, W, C], transmittance [H, W] and slots [] of one camera's splats."""
+    values, transmittance, pairs = composite(
         splats.means2d[None],
         splats.conics[None],
         splats.opacities[None],
@@ -75,4 +111,4 @@ def render(
         height=camera.height,
         capacity=capacity,
     )
-    return blend(rgbd[0], transmittance[0], pairs[0], background)
+    return values[0], transmittance[0], pairs[0]
