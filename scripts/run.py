@@ -20,10 +20,10 @@ from igspad_jax.pipeline.training import train_category
 
 def main() -> None:
     """Runs every category and draws the report."""
-    settings, scene, overwrite = command.settings(), command.scene(), command.overwrite()
+    settings, files, overwrite = command.settings(), command.given_files(), command.overwrite()
 
     def work(category: Category, folder: RunFolder) -> None:
-        train_category(category, settings, folder, overwrite=overwrite, scene=scene)
+        train_category(category, settings, folder, overwrite=overwrite, **files)
         for stage in (invert_category, detect_category, evaluate_category):
             stage(category, settings, folder, overwrite=overwrite)
 
@@ -36,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.launch(main, takes_scene=True)
+    command.launch(main, takes_files=True)

@@ -16,14 +16,14 @@ from igspad_jax.pipeline.training import train_category
 
 def main() -> None:
     """Trains every category."""
-    settings, scene, overwrite = command.settings(), command.scene(), command.overwrite()
+    settings, files, overwrite = command.settings(), command.given_files(), command.overwrite()
 
     def work(category: Category, folder: RunFolder) -> None:
-        train_category(category, settings, folder, overwrite=overwrite, scene=scene)
+        train_category(category, settings, folder, overwrite=overwrite, **files)
         print(folder.scene)
 
     command.report_failed(command.each_category(work)[1])
 
 
 if __name__ == "__main__":
-    command.launch(main, takes_scene=True)
+    command.launch(main, takes_files=True)

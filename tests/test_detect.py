@@ -5,9 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igspad_jax.detect import HandMade, feature_distance, image_score, resize_map
+from igspad_jax.cameras import Camera, intrinsics_from_angle, look_at
+from igspad_jax.detect import (
+    ExpectedAnomaly,
+    HandMade,
+    feature_distance,
+    image_score,
+    resize_map,
+)
 from igspad_jax.detect.features import lab_from_rgb
 from igspad_jax.errors import InputError
+from igspad_jax.render import Capacity
+from igspad_jax.scene import Gaussians
 
 
 def random_features(seed: int, shape=(2, 9, 11, 5)) -> np.ndarray:
@@ -169,3 +178,64 @@ def test_a_spot_outscores_blur_and_shift():
     assert bad > 3.0 * good
     y, x = np.unravel_index(np.argmax(scores[1][0]), (64, 64))
     assert 28 <= y < 37 and 28 <= x < 37
+
+
+class TestExpectedAnomaly:
+    """Two walls side by side; normal images differ from their renders on the left one only."""
+
+    SIZE = 32
+
+    @pytest.fixture
+    def gaussians(self) -> Gaussians:
+        grid = np.stack(np.meshgrid(np.linspace(-0.9, 0.9, 12), np.linspace(-0.9, 0.9, 12)), -1)
+        means = np.concatenate([grid.reshape(-1, 2), np.zeros((144, 1))], axis=1)
+        return Gaussians(
+            means=jnp.asarray(means, jnp.float32),
+            log_scales=jnp.full((144, 3), np.log(0.12)),
+            quats=jnp.tile(jnp.array([1.0, 0.0, 0.0, 0.0]), (144, 1)),
+            opacity_logits=jnp.full(144, 6.0),
+            sh=jnp.zeros((144, 1, 3)),
+        )
+
+    def camera(self, azimuth: float) -> Camera:
+        eye = 3.0 * np.array([np.sin(azimuth), 0.0, -np.cos(azimuth)])
+        viewmat = look_at(eye, np.zeros(3), np.array([0.0, -1.0, 0.0]))
+        K = intrinsics_from_angle(1.0, self.SIZE, self.SIZE)
+        return Camera(
+            jnp.asarray(viewmat, jnp.float32), jnp.asarray(K, jnp.float32), self.SIZE, self.SIZE
+        )
+
+    def test_a_constant_anomaly_is_expected_where_the_scene_covers(self, gaussians):
+        constant = np.full((self.SIZE, self.SIZE), 0.25, np.float32)
+        views = [(self.camera(a), constant) for a in (-0.2, 0.2)]
+        learnt = ExpectedAnomaly.learn(gaussians, views, Capacity())
+        assert learnt.typical == pytest.approx(0.25)
+        np.testing.assert_allclose(learnt.values, 0.25, rtol=1e-4)
+        left = learnt.discount(self.camera(0.0), constant, 1.0)
+        covered = np.zeros_like(left, bool)
+        covered[12:20, 12:20] = True
+        np.testing.assert_allclose(left[covered], 0.125, rtol=1e-2)
+        assert left[0, 0] == pytest.approx(0.25)
+
+    def test_only_the_place_that_errs_is_discounted_from_any_side(self, gaussians):
+        scores = np.zeros((self.SIZE, self.SIZE), np.float32)
+        scores[:, : self.SIZE // 2] = 1.0
+        learnt = ExpectedAnomaly.learn(gaussians, [(self.camera(0.0), scores)], Capacity())
+        test = np.ones_like(scores)
+        for azimuth in (0.0, 0.3):
+            left = learnt.discount(self.camera(azimuth), test, 3.0)
+            assert left[16, 9] < 0.7
+            assert left[16, 24] > 0.95
+        # The less the expectation is trusted, the less it takes away.
+        little = learnt.discount(self.camera(0.0), test, 300.0)
+        assert little[16, 9] > 0.98
+
+    def test_small_capacities_lose_nothing(self, gaussians):
+        scores = np.random.default_rng(0).random((self.SIZE, self.SIZE)).astype(np.float32)
+        views = [(self.camera(0.1), scores)]
+        few, many = Capacity(1), Capacity(50_000)
+        few.slots = 64
+        a = ExpectedAnomaly.learn(gaussians, views, few)
+        b = ExpectedAnomaly.learn(gaussians, views, many)
+        assert few.grown > 0
+        np.testing.assert_allclose(a.values, b.values, rtol=1e-5, atol=1e-7)

@@ -16,7 +16,7 @@ from igspad_jax.data import read_category
 from igspad_jax.data.toy import ToyConfig, write_toy_category
 from igspad_jax.errors import InputError
 from igspad_jax.invert import InvertConfig
-from igspad_jax.pipeline import command, training
+from igspad_jax.pipeline import command, inversion, training
 from igspad_jax.pipeline.detection import detect_category
 from igspad_jax.pipeline.evaluation import evaluate_category
 from igspad_jax.pipeline.folder import RunFolder
@@ -132,7 +132,7 @@ class TestRun:
         assert set(metrics["sizes"]["native"]["kinds"]) == {"Burrs", "Missing", "Stains"}
         assert overall["good"] == 2 and overall["defective"] == 6
         assert all(0.0 <= overall[key] <= 1.0 for key in ("image_auroc", "pixel_auroc", "aupro"))
-        assert set(metrics["time"]) == {"train", "match", "invert", "detect"}
+        assert set(metrics["time"]) == {"train", "match", "invert", "expect", "detect"}
         assert len(metrics["pose"]["image_errors"]) == 8
         whole = json.loads((finished / "metrics.json").read_text())
         assert whole["categories"]["toy"]["sizes"] == metrics["sizes"]
@@ -208,6 +208,12 @@ class TestRun:
         assert record["history"][0]["psnr"] > 5.0
         with pytest.raises(InputError, match=r"scene was .*scene.ply' and is None"):
             train_category(category, SETTINGS, folder)
+
+    def test_starts_from_a_point_cloud(self, finished, toy, tmp_path):
+        folder = RunFolder(tmp_path / "toy")
+        cloud = finished / "toy/scene.ply"  # its vertices have places, and no colours
+        train_category(read_category(toy), SETTINGS, folder, points=cloud)
+        assert folder.load("train")["origin"] == "300 points drawn from a cloud of 300"
 
 
 def adopt(root: Path, data: Path) -> None:
@@ -289,6 +295,51 @@ class TestOtherSettings:
         assert first_difference(old, {"a": {"b": 2, "c": []}, "d": 1}) == "a.b was 1 and is 2"
         assert first_difference(old, {"a": {"b": 1, "c": [1, 2]}}) == "d (gone)"
         assert first_difference({}, {"x": 1}) == "x (new)"
+
+
+class TestInterruptedInversion:
+    @pytest.fixture
+    def killed(self, copy, toy, monkeypatch) -> RunFolder:
+        """A run whose inversion was interrupted after the first of two batches."""
+        folder = RunFolder(copy / "toy")
+        folder.start("poses")
+        invert, calls = inversion.invert, []
+
+        def interrupted(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return invert(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(inversion, "invert", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                invert_category(read_category(toy), SETTINGS, folder)
+        assert not folder.stage_path("poses").exists()
+        return folder
+
+    def test_finished_batches_are_not_repeated(self, killed, finished, toy, monkeypatch):
+        invert, calls = inversion.invert, []
+
+        def counted(*args, **kwargs):
+            calls.append(1)
+            return invert(*args, **kwargs)
+
+        monkeypatch.setattr(inversion, "invert", counted)
+        invert_category(read_category(toy), SETTINGS, killed)
+        assert len(calls) == 1
+        poses = [
+            np.array([e["viewmat"] for e in folder.load("poses")["images"]])
+            for folder in (killed, RunFolder(finished / "toy"))
+        ]
+        np.testing.assert_allclose(*poses, atol=1e-6)
+        assert not (killed.root / "inverting").exists()
+
+    def test_batches_of_other_settings_are_not_used(self, killed, toy, monkeypatch):
+        monkeypatch.setattr(inversion, "invert", lambda *args, **kwargs: pytest.fail("as hoped"))
+        with pytest.raises(pytest.fail.Exception, match="as hoped"):
+            invert_category(read_category(toy), changed("invert", rate=0.02), killed)
+        assert killed.load_batch(0) is None
 
 
 class TestInterrupted:

@@ -37,6 +37,10 @@ _CATEGORY = flags.DEFINE_list(
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace results that were made with other settings."
 )
+_FILES = {
+    "scene": "A .ply scene trained elsewhere, to take instead of training one.",
+    "points": "A .ply point cloud to start the training from, in the cameras' world.",
+}
 _CONFIG_HELP = (
     "File of settings; single ones are set by, for example, --config.train.steps=2000. There are "
 )
@@ -63,16 +67,19 @@ def settings() -> Settings:
     return settings_from(cast(ml_collections.ConfigDict, flags.FLAGS["config"].value))
 
 
-def scene() -> Path | None:
-    """The file given by --scene, in scripts that take it.
+def given_files() -> dict[str, Path | None]:
+    """The files given by --scene and --points, by the arguments of `train_category`.
 
     Raises:
-        InputError: if several categories would get the same scene.
+        InputError: for both, or if several categories would get the same one.
     """
-    value = flags.FLAGS["scene"].value
-    if value and len(category_roots()) > 1:
-        raise InputError(f"--scene={value} is the scene of one category: name it with --category")
-    return Path(value) if value else None
+    given = {name: flags.FLAGS[name].value for name in _FILES}
+    named = [f"--{name}={value}" for name, value in given.items() if value]
+    if len(named) > 1:
+        raise InputError(f"{' and '.join(named)} exclude each other: give one of them")
+    if named and len(category_roots()) > 1:
+        raise InputError(f"{named[0]} is for one category: name it with --category")
+    return {name: Path(value) if value else None for name, value in given.items()}
 
 
 def category_roots() -> list[Path]:
@@ -174,19 +181,18 @@ def _take_config(argv: list[str], default: Path) -> tuple[Path, list[str]]:
     return path, left
 
 
-def launch(main: Callable[[], None], *, takes_scene: bool = False) -> None:
+def launch(main: Callable[[], None], *, takes_files: bool = False) -> None:
     """Runs a stage's script: parses the flags that all of them share, prints errors in one line.
 
     Args:
         main: the script.
-        takes_scene: whether it has the flag --scene.
+        takes_files: whether it has the flags --scene and --points.
     """
     names = ["data", "run", "config", "category", "overwrite"]
-    if takes_scene:
-        flags.DEFINE_string(
-            "scene", None, "A .ply scene trained elsewhere, to take instead of training one."
-        )
-        names.append("scene")
+    if takes_files:
+        for name, what in _FILES.items():
+            flags.DEFINE_string(name, None, what)
+        names.extend(_FILES)
     # Beside the scripts, wherever the package is installed.
     default = Path(inspect.getfile(main)).resolve().parents[1] / "configs" / "default.py"
 

@@ -7,36 +7,91 @@ own clean image.
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from igspad_jax.data import Category, LoadedTest, TestImage, intrinsics, load_test
-from igspad_jax.detect import Extractor, HandMade, feature_distance, image_score, resize_map
+from igspad_jax.cameras import Camera
+from igspad_jax.data import Category, LoadedTest, TestImage, intrinsics, load_test, load_train
+from igspad_jax.detect import (
+    ExpectedAnomaly,
+    Extractor,
+    HandMade,
+    feature_distance,
+    image_score,
+    resize_map,
+)
 from igspad_jax.invert.solver import render_views
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns
-from igspad_jax.pipeline.settings import Settings
+from igspad_jax.pipeline.settings import DataConfig, Settings
 from igspad_jax.pipeline.training import load_scene
 from igspad_jax.render import Capacity
+from igspad_jax.scene import Gaussians
 
 ESTIMATED, TRUE_POSE, CLEAN_IMAGE = "estimated", "true pose", "clean image"
 
 
-def anomaly_map(extractor: Extractor, image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """[H, W] anomaly map of a [H, W, 3] image against its normal reference (equation 5)."""
-    height, width = image.shape[:2]
-    features = extractor(jnp.asarray(np.stack([image, reference])))
-    distance = feature_distance(
-        features[:1],
-        features[1:],
-        tolerance=extractor.tolerance,
-        edge_discount=extractor.edge_discount,
-    )
-    return np.asarray(resize_map(distance, height, width)[0])
+@dataclasses.dataclass(frozen=True)
+class _Detector:
+    """Compares images of one category with renders of its scene."""
+
+    gaussians: Gaussians
+    extractor: Extractor
+    K: np.ndarray
+    config: DataConfig
+    capacity: Capacity
+
+    def load(self, test: TestImage) -> LoadedTest:
+        return load_test(test, size=self.config.size or None, background=self.config.background)
+
+    def compare(self, image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """[H, W] anomaly map of a [H, W, 3] image against a normal one (equation 5)."""
+        height, width = image.shape[:2]
+        features = self.extractor(jnp.asarray(np.stack([image, reference])))
+        distance = feature_distance(
+            features[:1],
+            features[1:],
+            tolerance=self.extractor.tolerance,
+            edge_discount=self.extractor.edge_discount,
+        )
+        return np.asarray(resize_map(distance, height, width)[0])
+
+    def compare_at(self, image: np.ndarray, viewmat: np.ndarray) -> np.ndarray:
+        """The anomaly map of an image against the scene's render at a pose."""
+        height, width = image.shape[:2]
+        (reference,) = render_views(
+            self.gaussians, viewmat[None], self.K, np.asarray(self.config.background),
+            width=width, height=height, capacity=self.capacity,
+        )  # fmt: skip
+        return self.compare(image, reference)
+
+    def camera(self, image: np.ndarray, viewmat: np.ndarray) -> Camera:
+        """The camera of a pose, for images of the given one's size."""
+        height, width = image.shape[:2]
+        return Camera(
+            jnp.asarray(viewmat, jnp.float32), jnp.asarray(self.K, jnp.float32), width, height
+        )
+
+    def expected(self, category: Category) -> ExpectedAnomaly:
+        """What the training images, held-out ones included, teach of the scene's own errors."""
+        loaded = load_train(
+            category, size=self.config.size or None, background=self.config.background
+        )
+
+        def compared() -> Iterator[tuple[Camera, np.ndarray]]:
+            views = zip(loaded.images, loaded.viewmats, strict=True)
+            for image, viewmat in tqdm(
+                views, desc=f"expect {category.name}", total=len(loaded.images), unit="image"
+            ):
+                yield self.camera(image, viewmat), self.compare_at(image, viewmat)
+
+        return ExpectedAnomaly.learn(self.gaussians, compared(), self.capacity)
 
 
 def variants_of(tests: tuple[TestImage, ...], breakdown: bool) -> list[str]:
@@ -73,41 +128,47 @@ def detect_category(
             " and ".join(sorted(missing)),
         )
     folder.start("detect")
-    scene = load_scene(folder)
-    extractor = HandMade()
-    capacity = Capacity(4 * len(scene.gaussians))
-    K = intrinsics(category, settings.data.size or None)
-    background = np.asarray(settings.data.background)
+    detector = _Detector(
+        gaussians=load_scene(folder).gaussians,
+        extractor=HandMade(),
+        K=intrinsics(category, settings.data.size or None),
+        config=settings.data,
+        capacity=Capacity(),
+    )
+    clock = time.perf_counter()
+    scale = settings.detect.expectation
+    expected = detector.expected(category) if scale else None
+    learnt = time.perf_counter()
     estimated = {entry["name"]: np.asarray(entry["viewmat"]) for entry in poses["images"]}
 
-    def reference(variant: str, test: TestImage, loaded: LoadedTest) -> np.ndarray:
+    def scored(variant: str, test: TestImage, loaded: LoadedTest) -> np.ndarray:
+        image = loaded.image
         if variant == CLEAN_IMAGE:
-            # A good image is its own clean twin.
-            return loaded.image if loaded.clean is None else loaded.clean
-        viewmat = estimated[test.name] if variant == ESTIMATED else test.viewmat
-        height, width = loaded.image.shape[:2]
-        return render_views(
-            scene.gaussians, np.asarray(viewmat)[None], K, background,
-            width=width, height=height, capacity=capacity,
-        )[0]  # fmt: skip
+            # A good image is its own clean twin; no scene, so nothing wrong to expect of it.
+            return detector.compare(image, image if loaded.clean is None else loaded.clean)
+        viewmat = np.asarray(estimated[test.name] if variant == ESTIMATED else test.viewmat)
+        heat_map = detector.compare_at(image, viewmat)
+        if expected is None:
+            return heat_map
+        return expected.discount(detector.camera(image, viewmat), heat_map, scale)
 
-    clock = time.perf_counter()
     entries = []
     for test in tqdm(tests, desc=f"detect {category.name}", unit="image"):
-        loaded = load_test(
-            test, size=settings.data.size or None, background=settings.data.background
-        )
+        loaded = detector.load(test)
         scores = {}
         for variant in variants:
-            heat_map = anomaly_map(extractor, loaded.image, reference(variant, test, loaded))
+            heat_map = scored(variant, test, loaded)
             pool = max(1, round(settings.detect.pool * heat_map.shape[1]))
             scores[variant] = float(image_score(jnp.asarray(heat_map[None]), pool=pool)[0])
             folder.save_map(variant, test.name, heat_map)
         entries.append({"name": test.name, "kind": test.kind, "scores": scores})
-    seconds = (time.perf_counter() - clock) / len(variants)
+    seconds = {
+        "expect": learnt - clock,
+        "detect": (time.perf_counter() - learnt) / len(variants),
+    }
     result = {
         "seconds": seconds,
-        "features": extractor.name,
+        "features": detector.extractor.name,
         "variants": variants,
         "images": entries,
     }

@@ -63,8 +63,8 @@ def evaluate_category(
             np.asarray(trained["centre"]),
             [tests[i].name for i in posed],
         )
-    seconds = {"train": trained["seconds"], **poses["seconds"], "detect": detected["seconds"]}
-    metrics["time"] = time_metrics(seconds, len(tests))
+    seconds = {"train": trained["seconds"], **poses["seconds"], **detected["seconds"]}
+    metrics["time"] = time_metrics(seconds, len(tests), once=("train", "expect"))
     folder.finish("metrics", made_with, metrics)
 
 

@@ -6,6 +6,7 @@
     train.json              measurements of the training, the object's place and size
     poses.json              initial and estimated pose of every test image
     losses.npz              loss curves of the inversions
+    inverting/              batches of an inversion that is not finished
     detect.json             image scores
     maps/VARIANT/NAME.npy   float32 anomaly maps
     metrics.json            see docs/metrics.md
@@ -16,6 +17,7 @@ It repeats the settings it was made with.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,6 +54,38 @@ class RunFolder:
     def losses(self) -> Path:
         """The loss curves of the inversions, [images, steps]."""
         return self.root / "losses.npz"
+
+    @property
+    def _inverting(self) -> Path:
+        return self.root / "inverting"
+
+    def start_inverting(self, made_with: Any) -> None:
+        """Keeps the finished batches of an inversion with the same settings, and no others."""
+        note = self._inverting / "made_with.json"
+        try:
+            same = first_difference(json.loads(note.read_text()), made_with) is None
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            self.end_inverting()
+            write_json(note, made_with)
+
+    def end_inverting(self) -> None:
+        """Forgets the batches of an inversion."""
+        shutil.rmtree(self._inverting, ignore_errors=True)
+
+    def save_batch(self, first: int, arrays: Mapping[str, Any]) -> None:
+        """Writes the results of the batch that begins with image `first`."""
+        path = self._inverting / f"{first}.npz"
+        write_whole(path, lambda file: np.savez(file, **arrays))
+
+    def load_batch(self, first: int) -> dict[str, np.ndarray] | None:
+        """The results of a finished batch; None where it is to do."""
+        try:
+            with np.load(self._inverting / f"{first}.npz") as file:
+                return dict(file)
+        except FileNotFoundError:
+            return None
 
     def map_path(self, variant: str, name: str) -> Path:
         """The anomaly map of a test image ("Burrs/3") in a variant of the run."""

@@ -121,6 +121,7 @@ def invert_category(
         logging.info("%s: the poses are there already", category.name)
         return
     folder.start("poses")
+    folder.start_inverting(made_with)
     scene = load_scene(folder)
     capacity = Capacity(4 * len(scene.gaussians))
     clock = time.perf_counter()
@@ -130,8 +131,8 @@ def invert_category(
     for image in tqdm(images, desc=f"match {category.name}", unit="image"):
         initial.append(start.best(image))
     matched = time.perf_counter()
-    inversion = _inverted(images, initial, start, settings.invert, category.name)
-    seconds = {"match": matched - clock, "invert": time.perf_counter() - matched}
+    inversion, seconds = _inverted(images, initial, start, settings.invert, category.name, folder)
+    seconds = {"match": matched - clock, "invert": seconds}
 
     entries = []
     for i, test in enumerate(tests):
@@ -152,6 +153,7 @@ def invert_category(
     losses = inversion.losses.astype(np.float32)
     write_whole(folder.losses, lambda file: np.savez_compressed(file, losses=losses))
     folder.finish("poses", made_with, {"seconds": seconds, "images": entries})
+    folder.end_inverting()
 
 
 def _image(test: TestImage, settings: Settings) -> np.ndarray:
@@ -166,31 +168,51 @@ def _inverted(
     start: _Start,
     config: InvertConfig,
     name: str,
-) -> Inversion:
-    """Inverts all images, `config.batch` at once, the last batch filled up with repeats."""
+    folder: RunFolder,
+) -> tuple[Inversion, float]:
+    """Inverts all images, `config.batch` at once, the last batch filled up with repeats.
+
+    Finished batches are kept on disk, so that a run that was killed does not repeat them.
+
+    Returns:
+        The inversion of all images, and the seconds it took, those before a kill included.
+    """
     count = len(images)
     batch = min(config.batch, count)
-    parts = []
+    parts, seconds = [], 0.0
     with tqdm(total=count * config.steps, desc=f"invert {name}", unit="step") as bar:
         for first in range(0, count, batch):
-            chosen = [min(first + i, count - 1) for i in range(batch)]
             real = min(batch, count - first)
-            part = invert(
-                start.scene.gaussians,
-                np.stack([images[i] for i in chosen]),
-                np.stack([initial[i].viewmat for i in chosen]),
-                start.K,
-                start.background,
-                start.scene.centre,
-                start.scene.radius,
-                config,
-                match_points=lambda image, render: _matched_points(start.matcher, image, render),
-                capacity=start.capacity,
-                on_step=lambda steps, real=real: bar.update(steps * real),
-            )
-            parts.append((part, real))
-    return Inversion(
-        viewmats=np.concatenate([p.viewmats[:real] for p, real in parts]),
-        losses=np.concatenate([p.losses[:real] for p, real in parts]),
-        sampled=np.concatenate([p.sampled[:real] for p, real in parts]),
-    )
+            part = folder.load_batch(first)
+            if part is None:
+                clock = time.perf_counter()
+                chosen = [min(first + i, count - 1) for i in range(batch)]
+                result = invert(
+                    start.scene.gaussians,
+                    np.stack([images[i] for i in chosen]),
+                    np.stack([initial[i].viewmat for i in chosen]),
+                    start.K,
+                    start.background,
+                    start.scene.centre,
+                    start.scene.radius,
+                    config,
+                    match_points=lambda im, render: _matched_points(start.matcher, im, render),
+                    capacity=start.capacity,
+                    on_step=lambda steps, real=real: bar.update(steps * real),
+                )
+                part = {
+                    "viewmats": result.viewmats[:real],
+                    "losses": result.losses[:real],
+                    "sampled": result.sampled[:real],
+                    "seconds": np.array(time.perf_counter() - clock),
+                }
+                folder.save_batch(first, part)
+            else:
+                bar.update(real * config.steps)
+            seconds += float(part["seconds"])
+            parts.append(part)
+    arrays = {
+        key: np.concatenate([part[key] for part in parts])
+        for key in ("viewmats", "losses", "sampled")
+    }
+    return Inversion(**arrays), seconds

@@ -54,10 +54,14 @@ class DetectConfig:
     Attributes:
         features: the extractor.
         pool: side of the averaging window before the image score, as a share of the width.
+        expectation: how little the anomaly that the scene shows on normal images, learnt from the
+            training views, discounts the same place in a test image, in typical values; smaller
+            discounts more, and 0 turns it off (the paper's score).
     """
 
     features: Literal["handmade"] = "handmade"
     pool: float = 0.025
+    expectation: float = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +99,7 @@ _LEAST: dict[str, float] = {
     "match.hypotheses": 1,
     "invert.steps": 1, "invert.sampling_refresh": 1, "invert.sampling_min_points": 0,
     "invert.sampling_radius": 0, "invert.batch": 1,
-    "detect.pool": 0,
+    "detect.pool": 0, "detect.expectation": 0,
     "evaluate.sizes": 1,
 }  # fmt: skip
 _MOST = {"data.background": 1, "train.sh_degree": 3, "detect.pool": 1}

@@ -17,7 +17,7 @@ from igspad_jax.pipeline.settings import Settings
 from igspad_jax.render import Capacity, CapacityError
 from igspad_jax.scene import Gaussians
 from igspad_jax.scene.initialise import common_volume, initial_gaussians
-from igspad_jax.scene.ply import read_ply, write_ply
+from igspad_jax.scene.ply import read_ply, read_points, write_ply
 from igspad_jax.train.checkpoints import Checkpoints
 from igspad_jax.train.trainer import TrainState, Views, initial_state, quality, train
 
@@ -96,6 +96,7 @@ def train_category(
     *,
     overwrite: bool = False,
     scene: Path | None = None,
+    points: Path | None = None,
 ) -> None:
     """Trains a category's scene into its run folder; resumes, or returns at once when done.
 
@@ -105,12 +106,14 @@ def train_category(
         folder: the category's run folder.
         overwrite: whether to replace results made with other settings.
         scene: a `.ply` scene trained elsewhere to take instead of training one.
+        points: a `.ply` point cloud to start training from.
 
     Raises:
         InputError: for unusable data, or results made with other settings.
     """
     made_with = concerns("train", category, settings)
     made_with["scene"] = str(scene.resolve()) if scene else None
+    made_with["points"] = str(points.resolve()) if points else None
     if folder.is_done("train", made_with, overwrite=overwrite):
         logging.info("%s: the scene is there already", category.name)
         return
@@ -138,6 +141,7 @@ def train_category(
             count=settings.train.count,
             sh_degree=settings.train.sh_degree,
             seed=settings.train.seed,
+            cloud=read_points(points) if points else None,
         )
         logging.info("%s: starting from %s", category.name, origin)
         # Static in the compiled steps, so rounded: the last bits would cost a compilation.
