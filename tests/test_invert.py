@@ -11,8 +11,7 @@ from igspad_jax.cameras import intrinsics_from_angle, look_at, pose_errors, se3_
 from igspad_jax.invert import InvertConfig, invert
 from igspad_jax.invert.poses import orthonormalised, retract
 from igspad_jax.invert.sampling import matching_weights
-from igspad_jax.invert.solver import render_views
-from igspad_jax.render import Capacity
+from igspad_jax.render import Capacity, render_views
 from igspad_jax.scene import Gaussians
 
 SIZE = 40

@@ -20,7 +20,7 @@ from flax import struct
 from igspad_jax.cameras import Camera
 from igspad_jax.invert.poses import Pivot, orthonormalised, retract
 from igspad_jax.invert.sampling import matching_weights
-from igspad_jax.render import Capacity, render
+from igspad_jax.render import Capacity, render, render_views
 from igspad_jax.scene import Gaussians
 
 PointMatcher = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -113,44 +113,6 @@ def _segment(
     return (orthonormalised(viewmats), opt_state), losses, jnp.max(pairs)
 
 
-@functools.partial(jax.jit, static_argnames=("width", "height", "sh_degree", "capacity"))
-def _renders(gaussians, viewmats, K, background, *, width, height, sh_degree, capacity):
-    def one(viewmat):
-        camera = Camera(viewmat, K, width, height)
-        return render(gaussians, camera, background, sh_degree=sh_degree, capacity=capacity)
-
-    result = jax.vmap(one)(viewmats)
-    return jnp.clip(result.colour, 0.0, 1.0), result.pairs
-
-
-def render_views(
-    gaussians: Gaussians,
-    viewmats: np.ndarray,
-    K: np.ndarray,
-    background: np.ndarray,
-    *,
-    width: int,
-    height: int,
-    capacity: Capacity,
-) -> np.ndarray:
-    """[n, H, W, 3] renders in [0, 1] at [n, 4, 4] poses, nothing missing from them."""
-    degree = int(np.sqrt(gaussians.sh.shape[1])) - 1
-
-    def rendered(slots):
-        return _renders(
-            gaussians,
-            jnp.asarray(viewmats, jnp.float32),
-            jnp.asarray(K, jnp.float32),
-            jnp.asarray(background, jnp.float32),
-            width=width,
-            height=height,
-            sh_degree=degree,
-            capacity=slots,
-        )
-
-    return np.asarray(capacity.run(rendered, lambda result: result[1])[0])
-
-
 def invert(
     gaussians: Gaussians,
     images: np.ndarray,
@@ -190,7 +152,7 @@ def invert(
     if config.sampling and match_points is None:
         raise ValueError("matching point sampling needs `match_points`")
     count, height, width, _ = images.shape
-    degree = int(np.sqrt(gaussians.sh.shape[1])) - 1
+    degree = gaussians.sh_degree
 
     def f32(x):
         return jnp.asarray(x, jnp.float32)

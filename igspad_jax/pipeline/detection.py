@@ -26,12 +26,11 @@ from igspad_jax.detect import (
     image_score,
     resize_map,
 )
-from igspad_jax.invert.solver import render_views
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns
 from igspad_jax.pipeline.settings import DataConfig, Settings
 from igspad_jax.pipeline.training import load_scene
-from igspad_jax.render import Capacity
+from igspad_jax.render import Capacity, render_views
 from igspad_jax.scene import Gaussians
 
 ESTIMATED, TRUE_POSE, CLEAN_IMAGE = "estimated", "true pose", "clean image"

@@ -9,13 +9,12 @@ from absl import logging
 
 from igspad_jax.data import Category, intrinsics, load_test
 from igspad_jax.evaluate import breakdown, evaluate_maps, pose_metrics, time_metrics
-from igspad_jax.invert.solver import render_views
 from igspad_jax.pipeline.detection import ESTIMATED
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns, left_out
 from igspad_jax.pipeline.settings import Settings
 from igspad_jax.pipeline.training import load_scene
-from igspad_jax.render import Capacity
+from igspad_jax.render import Capacity, render_views
 from igspad_jax.report import CategoryReport, ImageRecord
 
 

@@ -13,7 +13,6 @@ from igspad_jax.cameras import pose_errors
 from igspad_jax.data import Category, TestImage, load_test, load_train
 from igspad_jax.files import write_whole
 from igspad_jax.invert import Inversion, InvertConfig, invert
-from igspad_jax.invert.solver import render_views
 from igspad_jax.match import (
     OpenCVMatcher,
     PoseHypothesis,
@@ -26,7 +25,7 @@ from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns, left_out
 from igspad_jax.pipeline.settings import Settings
 from igspad_jax.pipeline.training import Scene, load_scene
-from igspad_jax.render import Capacity
+from igspad_jax.render import Capacity, render_views
 
 _TRUNCATION = 0.2  # of differences between a hypothesis and the image; a defect counts no more
 

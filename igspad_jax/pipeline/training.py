@@ -125,9 +125,12 @@ def train_category(
         gaussians, history = _trimmed(read_ply(scene)), []
         origin = f"{len(gaussians)} Gaussians from {scene}"
         if held_views:
-            degree = int(np.sqrt(gaussians.sh.shape[1])) - 1
-            capacity = Capacity(4 * len(gaussians))
-            psnr, ssim = quality(gaussians, held_views, sh_degree=degree, capacity=capacity)
+            psnr, ssim = quality(
+                gaussians,
+                held_views,
+                sh_degree=gaussians.sh_degree,
+                capacity=Capacity(4 * len(gaussians)),
+            )
             history = [{"step": 0, "psnr": psnr, "ssim": ssim, "seconds": 0.0, "cpu_seconds": 0.0}]
         spent = {"seconds": 0.0, "cpu_seconds": 0.0}
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -33,6 +35,11 @@ class Gaussians(struct.PyTreeNode):
     def opacities(self) -> jax.Array:
         """[N] opacities in (0, 1)."""
         return jax.nn.sigmoid(self.opacity_logits)
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree D of the spherical harmonics."""
+        return math.isqrt(self.sh.shape[1]) - 1
 
     def __len__(self) -> int:
         return self.means.shape[0]

@@ -1,0 +1,52 @@
+"""Finished pictures of a scene, with nothing missing from them."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from igspad_jax.cameras import Camera
+from igspad_jax.render.capacity import Capacity
+from igspad_jax.render.rasterizer import render
+from igspad_jax.scene import Gaussians
+
+
+@functools.partial(jax.jit, static_argnames=("width", "height", "sh_degree", "capacity"))
+def _renders(gaussians, viewmats, K, background, *, width, height, sh_degree, capacity):
+    def one(viewmat):
+        camera = Camera(viewmat, K, width, height)
+        return render(gaussians, camera, background, sh_degree=sh_degree, capacity=capacity)
+
+    result = jax.vmap(one)(viewmats)
+    return jnp.clip(result.colour, 0.0, 1.0), result.pairs
+
+
+def render_views(
+    gaussians: Gaussians,
+    viewmats: np.ndarray,
+    K: np.ndarray,
+    background: np.ndarray,
+    *,
+    width: int,
+    height: int,
+    capacity: Capacity,
+) -> np.ndarray:
+    """[n, H, W, 3] renders in [0, 1] at [n, 4, 4] poses, nothing missing from them."""
+    degree = gaussians.sh_degree
+
+    def rendered(slots):
+        return _renders(
+            gaussians,
+            jnp.asarray(viewmats, jnp.float32),
+            jnp.asarray(K, jnp.float32),
+            jnp.asarray(background, jnp.float32),
+            width=width,
+            height=height,
+            sh_degree=degree,
+            capacity=slots,
+        )
+
+    return np.asarray(capacity.run(rendered, lambda result: result[1])[0])
