@@ -14,8 +14,8 @@ from igspad_jax.train.trainer import TrainConfig
 def get_config() -> ConfigDict:
     """The settings."""
     train = TrainConfig(
-        steps=2000,
-        count=6000,
+        steps=3000,
+        count=8000,
         sh_degree=1,
         sh_every=500,
         held_out=6,

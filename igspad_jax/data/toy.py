@@ -53,7 +53,7 @@ class ToyConfig:
 
     seed: int = 0
     size: int = 128
-    train_views: int = 60
+    train_views: int = 96
     test_per_kind: int = 6
     supersample: int = 3
 
