@@ -132,6 +132,13 @@ def invert_category(
     matched = time.perf_counter()
     inversion, seconds = _inverted(images, initial, start, settings.invert, category.name, folder)
     seconds = {"match": matched - clock, "invert": seconds}
+    whole = int(np.count_nonzero(inversion.sampled == 1.0))
+    if settings.invert.sampling and whole:
+        logging.info(
+            "%s: in %d of %d matchings of an image with its render there were fewer than %d "
+            "points, and the whole image counted",
+            category.name, whole, inversion.sampled.size, settings.invert.sampling_min_points,
+        )  # fmt: skip
 
     entries = []
     for i, test in enumerate(tests):
