@@ -1,4 +1,4 @@
-"""A category in a quarter of an hour of two CPU cores: 200 pixels, the breakdown included.
+"""Real objects on a CPU: 200 pixels, ten minutes of one to train a category, the breakdown too.
 
 python scripts/run.py --data=DATA --run=runs/cpu200 --config=configs/cpu200.py
 """
