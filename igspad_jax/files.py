@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,8 +16,29 @@ import numpy as np
 from igspad_jax.errors import InputError
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A place to write a file to, moved to `path` in one step if nothing is raised.
+
+    A reader of `path` sees the old file or the new one, never a part. The place has the same
+    suffix, since some writers choose a format by it.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        # mkstemp gives 0600; other users may read what a plain open() would let them read.
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_whole(path: Path | str, write: Callable[[IO[bytes]], Any]) -> Path:
-    """Writes a file in one step: a reader sees the old file or the new one, never a part.
+    """Writes a file in one step, as `whole_file`.
 
     Args:
         path: the file; missing folders are made.
@@ -23,19 +46,8 @@ def write_whole(path: Path | str, write: Callable[[IO[bytes]], Any]) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        partial = Path(file.name)
-        try:
-            write(file)
-            file.close()
-            # Temporary files are private; the finished one has the permissions of any other.
-            partial.chmod(0o644)
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+    with whole_file(path) as partial, partial.open("wb") as file:
+        write(file)
     return path
 
 

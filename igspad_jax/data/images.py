@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ import kornia_rs
 import numpy as np
 
 from igspad_jax.errors import InputError
+from igspad_jax.files import whole_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 WHITE = (1.0, 1.0, 1.0)
@@ -146,17 +146,8 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     if image.ndim == 2:
         image = image[..., None]
     mode = {1: "mono", 3: "rgb", 4: "rgba"}[image.shape[2]]
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".png")
-    os.close(handle)
-    try:
-        kornia_rs.io.write_image_png_u8(temporary, np.ascontiguousarray(image), mode)
-        # mkstemp gives 0600; other users may read what a plain open() would let them read.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        kornia_rs.io.write_image_png_u8(str(partial), np.ascontiguousarray(image), mode)
 
 
 def _shrink(image: np.ndarray, size: int | None, path: str | os.PathLike[str]) -> np.ndarray:

@@ -13,6 +13,7 @@ from igspad_jax.evaluate.tables import (
     format_table,
     kind_table,
     pose_table,
+    run_tables,
     size_table,
     time_table,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "pixel_metrics",
     "pose_metrics",
     "pose_table",
+    "run_tables",
     "size_table",
     "time_metrics",
     "time_table",

@@ -150,6 +150,30 @@ def time_table(categories: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table("Time", ("category", *stages), tuple(rows), (note,))
 
 
+def run_tables(categories: Mapping[str, Mapping[str, Any]], *, kinds: bool = False) -> list[Table]:
+    """The tables of a run; over several categories, of their means.
+
+    Args:
+        categories: category name to its metrics.
+        kinds: whether the table of the kinds of defect is among them.
+    """
+    if not categories:
+        return []
+    several = len(categories) > 1
+    overall = aggregate(categories) if several else next(iter(categories.values()))
+    tables = [category_table(categories)] if several else []
+    if kinds:
+        tables.append(kind_table(overall))
+    tables.append(size_table(overall))
+    if "breakdown" in overall:
+        tables.append(breakdown_table(overall))
+    if "pose" in overall:
+        tables.append(pose_table(categories))
+    if "time" in overall:
+        tables.append(time_table(categories))
+    return tables
+
+
 def _map_table(
     title: str,
     first: str,

@@ -47,7 +47,7 @@ class _Detector:
     capacity: Capacity
 
     def load(self, test: TestImage) -> LoadedTest:
-        return load_test(test, size=self.config.size or None, background=self.config.background)
+        return load_test(test, **self.config.reading)
 
     def compare(self, image: np.ndarray, reference: np.ndarray) -> np.ndarray:
         """[H, W] anomaly map of a [H, W, 3] image against a normal one (equation 5)."""
@@ -79,9 +79,7 @@ class _Detector:
 
     def expected(self, category: Category) -> ExpectedAnomaly:
         """What the training images, held-out ones included, teach of the scene's own errors."""
-        loaded = load_train(
-            category, size=self.config.size or None, background=self.config.background
-        )
+        loaded = load_train(category, **self.config.reading)
 
         def compared() -> Iterator[tuple[Camera, np.ndarray]]:
             views = zip(loaded.images, loaded.viewmats, strict=True)
@@ -130,7 +128,7 @@ def detect_category(
     detector = _Detector(
         gaussians=load_scene(folder).gaussians,
         extractor=HandMade(),
-        K=intrinsics(category, settings.data.size or None),
+        K=intrinsics(category, settings.data.width),
         config=settings.data,
         capacity=Capacity(),
     )

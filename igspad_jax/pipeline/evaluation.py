@@ -35,8 +35,7 @@ def evaluate_category(
     folder.start("metrics")
     tests = chosen_tests(category, settings)
     masks = [
-        load_test(test, size=settings.data.size or None).mask if test.mask_path else None
-        for test in tests
+        load_test(test, **settings.data.reading).mask if test.mask_path else None for test in tests
     ]
     labels = np.array([test.defective for test in tests])
     kinds = [test.kind for test in tests]
@@ -78,7 +77,7 @@ def category_report(category: Category, settings: Settings, folder: RunFolder) -
     tests = chosen_tests(category, settings)
     scene = load_scene(folder)
     capacity = Capacity(4 * len(scene.gaussians))
-    K = intrinsics(category, settings.data.size or None)
+    K = intrinsics(category, settings.data.width)
     try:
         with np.load(folder.losses) as file:
             losses = file["losses"]
@@ -86,9 +85,7 @@ def category_report(category: Category, settings: Settings, folder: RunFolder) -
         raise folder.damaged(folder.losses, "poses", error) from error
     records = []
     for i, test in enumerate(tests):
-        loaded = load_test(
-            test, size=settings.data.size or None, background=settings.data.background
-        )
+        loaded = load_test(test, **settings.data.reading)
         pose = poses["images"][i]
         height, width = loaded.image.shape[:2]
         initial, final = render_views(

@@ -10,7 +10,7 @@ from absl import logging
 from tqdm import tqdm
 
 from igspad_jax.cameras import pose_errors
-from igspad_jax.data import Category, TestImage, load_test, load_train
+from igspad_jax.data import Category, load_test, load_train
 from igspad_jax.files import write_whole
 from igspad_jax.invert import Inversion, InvertConfig, invert
 from igspad_jax.match import (
@@ -76,9 +76,7 @@ class _Start:
 
 
 def _start(category: Category, settings: Settings, scene: Scene, capacity: Capacity) -> _Start:
-    loaded = load_train(
-        category, size=settings.data.size or None, background=settings.data.background
-    )
+    loaded = load_train(category, **settings.data.reading)
     views = prepare_views(loaded.images, loaded.viewmats, loaded.K, scene.centre)
     matcher = OpenCVMatcher()
     return _Start(
@@ -125,7 +123,7 @@ def invert_category(
     capacity = Capacity(4 * len(scene.gaussians))
     clock = time.perf_counter()
     start = _start(category, settings, scene, capacity)
-    images = [_image(test, settings) for test in tests]
+    images = [load_test(test, **settings.data.reading).image for test in tests]
     initial = []
     for image in tqdm(images, desc=f"match {category.name}", unit="image"):
         initial.append(start.best(image))
@@ -160,12 +158,6 @@ def invert_category(
     write_whole(folder.losses, lambda file: np.savez_compressed(file, losses=losses))
     folder.finish("poses", made_with, {"seconds": seconds, "images": entries})
     folder.end_inverting()
-
-
-def _image(test: TestImage, settings: Settings) -> np.ndarray:
-    return load_test(
-        test, size=settings.data.size or None, background=settings.data.background
-    ).image
 
 
 def _inverted(

@@ -30,6 +30,16 @@ class DataConfig:
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
     limit: int = 0
 
+    @property
+    def width(self) -> int | None:
+        """The width as the readers take it: None keeps the files'."""
+        return self.size or None
+
+    @property
+    def reading(self) -> Any:
+        """The keyword arguments of `load_train` and `load_test`."""
+        return {"size": self.width, "background": self.background}
+
 
 @dataclasses.dataclass(frozen=True)
 class MatchConfig:

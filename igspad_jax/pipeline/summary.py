@@ -8,18 +8,7 @@ from pathlib import Path
 
 from igspad_jax.data import Category
 from igspad_jax.errors import InputError
-from igspad_jax.evaluate import (
-    aggregate,
-    breakdown_table,
-    category_table,
-    format_table,
-    kind_table,
-    pose_table,
-    size_table,
-    time_table,
-    write_metrics,
-)
-from igspad_jax.evaluate.evaluate import NATIVE
+from igspad_jax.evaluate import aggregate, format_table, run_tables, write_metrics
 from igspad_jax.pipeline.evaluation import category_report
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.settings import Settings
@@ -28,15 +17,7 @@ from igspad_jax.report import write_report
 
 def print_tables(categories: Mapping[str, Mapping]) -> None:
     """Prints the figures of a run's categories, and of their mean."""
-    several = len(categories) > 1
-    overall = aggregate(categories) if several else next(iter(categories.values()))
-    tables = [category_table(categories, NATIVE)] if several else []
-    tables += [kind_table(overall, NATIVE), size_table(overall)]
-    if "breakdown" in overall:
-        tables.append(breakdown_table(overall))
-    if "pose" in overall:
-        tables.append(pose_table(categories))
-    tables.append(time_table(categories))
+    tables = run_tables(categories, kinds=True)
     print("\n\n".join(format_table(table) for table in tables))
     for name, metrics in categories.items():
         for note in metrics.get("notes", []):

@@ -79,12 +79,7 @@ def load_split(category: Category, settings: Settings) -> tuple[LoadedViews, Loa
     views, held_views = split_held_out(category.train, held)
 
     def load(chosen):
-        return load_train(
-            category,
-            size=settings.data.size or None,
-            background=settings.data.background,
-            views=chosen,
-        )
+        return load_train(category, views=chosen, **settings.data.reading)
 
     return load(views), load(held_views) if held_views else None
 

@@ -14,16 +14,8 @@ from igspad_jax.errors import InputError
 from igspad_jax.evaluate.evaluate import NATIVE
 from igspad_jax.evaluate.poses import GROSS_DEGREES
 from igspad_jax.evaluate.summary import aggregate
-from igspad_jax.evaluate.tables import (
-    Table,
-    breakdown_table,
-    category_table,
-    format_value,
-    kind_table,
-    pose_table,
-    size_table,
-    time_table,
-)
+from igspad_jax.evaluate.tables import format_value, kind_table, run_tables
+from igspad_jax.files import write_whole
 from igspad_jax.report import panels, plots
 from igspad_jax.report.records import (
     GOOD,
@@ -87,7 +79,7 @@ def write_report(
     text = template.render(
         title=title,
         tiles=_tiles(metrics),
-        tables=_tables(metrics),
+        tables=run_tables(metrics),
         settings=_flat(settings),
         categories=[
             _section(category, f"category{i}", image_size, room)
@@ -96,11 +88,7 @@ def write_report(
         gross_degrees=f"{GROSS_DEGREES:g}",
         off_degrees=f"{OFF_DEGREES:g}",
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(path)
+    return write_whole(path, lambda file: file.write(text.encode()))
 
 
 def _check(category: CategoryReport) -> None:
@@ -230,23 +218,6 @@ def _legend(scale: panels.HeatScale) -> dict[str, Any]:
         "normal": None if np.isnan(at) else f"{scale.normal:.3g}",
         "normal_at": None if np.isnan(at) else f"{100.0 * at:.1f}",
     }
-
-
-def _tables(metrics: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """The run's tables; over several categories, their means."""
-    if not metrics:
-        return []
-    several = len(metrics) > 1
-    overall = aggregate(metrics) if several else next(iter(metrics.values()))
-    tables = [category_table(metrics)] if several else []
-    tables.append(size_table(overall))
-    if "breakdown" in overall:
-        tables.append(breakdown_table(overall))
-    if "pose" in overall:
-        tables.append(pose_table(metrics))
-    if "time" in overall:
-        tables.append(time_table(metrics))
-    return tables
 
 
 def _tiles(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
