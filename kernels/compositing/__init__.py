@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from igspad_jax.kernels.compositing.jacobian import composite_jacobian
 from igspad_jax.kernels.compositing.tiles import TileLists, tile_lists
 from igspad_jax.kernels.compositing.xla import composite_backward, composite_forward
 
-__all__ = ["composite"]
+__all__ = ["composite", "composite_with_jacobian"]
 
 
 def _folding_batches(function):
@@ -40,8 +41,8 @@ def _folding_batches(function):
 
 
 @functools.cache
-def _operation(width: int, height: int, capacity: int):
-    """The differentiable operation for one image size and capacity."""
+def _forward(width: int, height: int, capacity: int):
+    """The tile lists of a batch and its composition, for one image size and capacity."""
 
     @_folding_batches
     def forward(splats, depths, radii):
@@ -60,6 +61,13 @@ def _operation(width: int, height: int, capacity: int):
         lists = jax.vmap(lists_of)(splats, depths, radii)
         return composite_forward(splats, lists, width=width, height=height), lists
 
+    return forward
+
+
+@functools.cache
+def _operation(width: int, height: int, capacity: int):
+    """The differentiable operation for one image size and capacity."""
+    forward = _forward(width, height, capacity)
     backward = _folding_batches(composite_backward)
 
     @jax.custom_vjp
@@ -78,6 +86,9 @@ def _operation(width: int, height: int, capacity: int):
 
     operation.defvjp(operation_fwd, operation_bwd)
     return operation
+
+
+_jacobian = _folding_batches(composite_jacobian)
 
 
 def composite(
@@ -117,3 +128,47 @@ def composite(
         splats, jax.lax.stop_gradient(depths), jax.lax.stop_gradient(radii)
     )
     return out[..., :-1], out[..., -1], pairs
+
+
+def composite_with_jacobian(
+    means2d: jax.Array,
+    conics: jax.Array,
+    opacities: jax.Array,
+    features: jax.Array,
+    depths: jax.Array,
+    radii: jax.Array,
+    tangents: jax.Array,
+    feature_tangents: jax.Array,
+    background: jax.Array,
+    *,
+    width: int,
+    height: int,
+    capacity: int,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Composites splats and says how every pixel moves with P parameters of the splats.
+
+    Forward mode; not differentiable itself.
+
+    Args:
+        means2d: this and what follows up to `radii` as for `composite`.
+        conics: see there.
+        opacities: see there.
+        features: see there.
+        depths: see there.
+        radii: see there.
+        tangents: [B, N, 5, P] derivatives of (mean x, mean y, conic xx, xy, yy).
+        feature_tangents: [B, N, C, Q] derivatives of the features by the first Q parameters.
+        background: [B, C] features behind all splats, over which the Jacobian is taken.
+        width: image width in pixels.
+        height: image height in pixels.
+        capacity: as for `composite`.
+
+    Returns:
+        The three results of `composite`, then the [B, H, W, C, P] Jacobian of
+        features + transmittance * background.
+    """
+    splats = jnp.concatenate([means2d, conics, opacities[..., None], features], axis=-1)
+    out, lists = _forward(width, height, capacity)(splats, depths, radii)
+    lists = TileLists(*lists)
+    jacobian = _jacobian(splats, tangents, feature_tangents, lists, out, background)
+    return out[..., :-1], out[..., -1], lists.pairs, jacobian
