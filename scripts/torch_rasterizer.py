@@ -6,8 +6,8 @@ import importlib
 
 import numpy as np
 
-from igspad_jax.kernels.compositing.tiles import ALPHA_CUT
 from igspad_jax.kernels.compositing.groups import ALPHA_MAX
+from igspad_jax.kernels.compositing.tiles import ALPHA_CUT
 from igspad_jax.render.projection import BLUR
 from igspad_jax.scene.harmonics import C0
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from igspad_jax.cameras import Camera
-from igspad_jax.kernels.compositing.tiles import ALPHA_CUT
 from igspad_jax.kernels.compositing.groups import ALPHA_MAX
+from igspad_jax.kernels.compositing.tiles import ALPHA_CUT
 from igspad_jax.render.projection import project
 from igspad_jax.render.rasterizer import Render, blend
 from igspad_jax.scene.gaussians import Gaussians
