@@ -1,5 +1,16 @@
-"""Inverting the splatting: the pose of an image by gradient descent through the rasterizer."""
+"""Inverting the splatting: the pose of an image by descent through the rasterizer."""
 
-from igspad_jax.invert.solver import Inversion, InvertConfig, invert
+from igspad_jax.invert.config import AdamConfig, Inversion, InvertConfig, LevenbergConfig
+from igspad_jax.invert.model import ObjectModel
+from igspad_jax.invert.residuals import residuals_at
+from igspad_jax.invert.solver import invert
 
-__all__ = ["Inversion", "InvertConfig", "invert"]
+__all__ = [
+    "AdamConfig",
+    "Inversion",
+    "InvertConfig",
+    "LevenbergConfig",
+    "ObjectModel",
+    "invert",
+    "residuals_at",
+]

@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from igspad_jax.cameras import se3_exp
+from igspad_jax.cameras import hat, se3_exp
 
 Pivot = Literal["object", "camera"]
 
@@ -41,6 +41,19 @@ def retract(
     # p' = R (p - at) + at + rho with p = W x + t.
     translation = _exact(turn[:3, :3], viewmat[:3, 3] - at) + at + rho
     return viewmat.at[:3, :3].set(rotation).at[:3, 3].set(translation)
+
+
+def twist_basis(
+    viewmat: jax.Array, centre: jax.Array, radius: jax.Array, pivot: Pivot
+) -> jax.Array:
+    """[6, 6] derivative at zero of the camera's twist by the `tau` of `retract`."""
+    scale = jnp.diag(jnp.concatenate([jnp.full(3, radius), jnp.ones(3)]))
+    if pivot == "camera":
+        return scale
+    at = _exact(viewmat[:3, :3], centre) + viewmat[:3, 3]
+    # Turning about `at` is turning about the camera and shifting by at - R at, to first order
+    # at x theta.
+    return scale.at[:3, 3:].set(hat(at))
 
 
 def orthonormalised(viewmat: jax.Array) -> jax.Array:

@@ -6,9 +6,10 @@ from igspad_jax.render.rasterizer import (
     Render,
     render,
     render_features,
+    render_splats,
     render_with_jacobian,
 )
-from igspad_jax.render.views import render_views
+from igspad_jax.render.views import render_depths, render_views
 
 __all__ = [
     "Capacity",
@@ -16,7 +17,9 @@ __all__ = [
     "LinearRender",
     "Render",
     "render",
+    "render_depths",
     "render_features",
+    "render_splats",
     "render_views",
     "render_with_jacobian",
 ]

@@ -81,6 +81,20 @@ def render(
         near: smallest visible camera-space z, in world units.
     """
     splats = project(gaussians, camera, sh_degree=sh_degree, near=near)
+    return render_splats(splats, camera, background, capacity=capacity)
+
+
+def render_splats(
+    splats: Splats, camera: Camera, background: jax.Array, *, capacity: int
+) -> Render:
+    """The second half of `render`: from splats, differentiable in them.
+
+    Args:
+        splats: `project` of a scene.
+        camera: the camera they were projected into; its image size counts here.
+        background: [3] RGB behind the scene.
+        capacity: as for `render`.
+    """
     features = jnp.concatenate([splats.colours, splats.depths[:, None]], axis=-1)
     rgbd, transmittance, pairs = _composited(splats, features, camera, capacity)
     return blend(rgbd, transmittance, pairs, background)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from igspad_jax.scene.harmonics import C0
+
 
 class Gaussians(struct.PyTreeNode):
     """N Gaussians as the optimiser sees them: unconstrained parameters.
@@ -43,6 +45,13 @@ class Gaussians(struct.PyTreeNode):
 
     def __len__(self) -> int:
         return self.means.shape[0]
+
+
+def exposed(gaussians: Gaussians, gain: jax.Array, bias: jax.Array) -> Gaussians:
+    """The scene photographed otherwise: every colour c becomes gain * c + bias."""
+    sh = gain * gaussians.sh
+    # Colours are half grey plus the harmonics.
+    return gaussians.replace(sh=sh.at[:, 0].add((0.5 * (gain - 1.0) + bias) / C0))
 
 
 def rotation_matrices(quats: jax.Array) -> jax.Array:

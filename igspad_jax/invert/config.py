@@ -1,0 +1,128 @@
+"""How poses are found, and what is found: settings and results of both solvers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from flax import struct
+
+from igspad_jax.invert.gradients import GradientMode
+from igspad_jax.invert.poses import Pivot
+
+# [..., H, W] weights of the images at [n, ..., 4, 4] poses: where the differences count.
+Sampler = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamConfig:
+    """The paper's descent.
+
+    Attributes:
+        steps: optimiser steps.
+        rate: learning rate, in radians and object radii.
+        late_rate: learning rate from `late_step` on.
+        late_step: step at which the rate drops.
+        pivot: what rotations turn about: "object", or "camera" as in the paper.
+        gradient: "autodiff", "analytic" (the same, by formula), or "paper" (the covariance left
+            out of the translation's part).
+        sampling_refresh: steps after which renders are matched with the images anew.
+    """
+
+    steps: int = 300
+    rate: float = 0.01
+    late_rate: float = 0.001
+    late_step: int = 200
+    pivot: Pivot = "object"
+    gradient: GradientMode = "autodiff"
+    sampling_refresh: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class LevenbergConfig:
+    """Levenberg-Marquardt from coarse to fine; the tuples hold one value a level.
+
+    Attributes:
+        widths: of the images in pixels; 0 is the images' own width, and none is wider.
+        blurs: standard deviations in pixels of the level's blur of images and renders.
+        cells: Gaussians are merged within cells of the object's radius over this; 0 takes all.
+        steps: at most.
+        deltas: difference from which it counts absolute instead of squared.
+        keep: hypotheses an image that go through the level; the best of the level before.
+        damping: of the first step of each level.
+        tolerance: a step that moves the object by fewer pixels ends the level.
+        exposure: whether gain and bias of the object's colours are solved for with the pose.
+    """
+
+    widths: tuple[int, ...] = (50, 50, 100, 0)
+    blurs: tuple[float, ...] = (4.0, 1.5, 0.5, 0.0)
+    cells: tuple[int, ...] = (12, 12, 24, 0)
+    steps: tuple[int, ...] = (8, 5, 4, 6)
+    deltas: tuple[float, ...] = (0.2, 0.05, 0.05, 0.05)
+    keep: tuple[int, ...] = (8, 3, 2, 1)
+    damping: float = 0.01
+    tolerance: float = 0.01
+    exposure: bool = False
+
+    def __len__(self) -> int:
+        """The number of levels."""
+        return len(self.widths)
+
+
+@dataclasses.dataclass(frozen=True)
+class InvertConfig:
+    """How poses are found.
+
+    Attributes:
+        solver: "levenberg" or "adam".
+        batch: images inverted at once.
+        sampling: whether matching point sampling weights the differences.
+        sampling_radius: k of equation 4, as a share of the image's width.
+        sampling_min_points: fewer matches than this and the whole image counts.
+        adam: settings of that solver.
+        levenberg: settings of that solver.
+    """
+
+    solver: Literal["levenberg", "adam"] = "levenberg"
+    batch: int = 8
+    sampling: bool = False
+    sampling_radius: float = 0.1
+    sampling_min_points: int = 12
+    adam: AdamConfig = dataclasses.field(default_factory=AdamConfig)
+    levenberg: LevenbergConfig = dataclasses.field(default_factory=LevenbergConfig)
+
+    @property
+    def steps(self) -> int:
+        """Steps an image takes at most."""
+        return self.adam.steps if self.solver == "adam" else sum(self.levenberg.steps)
+
+
+class Inversion(struct.PyTreeNode):
+    """Poses of n images.
+
+    Attributes:
+        viewmats: [n, 4, 4] estimated poses.
+        exposures: [n, 2] gain and bias of the object's colours; 1 and 0 where not solved for.
+        path: [n, steps + 1, 4, 4] poses from the initial one on; an image that came to rest before
+            others of its batch repeats its last pose.
+        losses: [n, steps + 1] robust difference at each pose of the path; each level of the
+            second-order solver has its own measure. NaN for the last pose of "adam".
+        chosen: [n] the hypothesis the pose comes from.
+        residuals: [n] truncated difference between render and image, see `residuals_at`.
+        covariances: [n, 6, 6] of the twist about the object (object radii, radians), for
+            independent noise; NaN for "adam".
+        settled: [n] whether the solver came to rest.
+        sampled: [n, refreshes] share of the image that each set of weights let count.
+    """
+
+    viewmats: np.ndarray
+    exposures: np.ndarray
+    path: np.ndarray
+    losses: np.ndarray
+    chosen: np.ndarray
+    residuals: np.ndarray
+    covariances: np.ndarray
+    settled: np.ndarray
+    sampled: np.ndarray

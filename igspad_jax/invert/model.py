@@ -1,0 +1,141 @@
+"""The normal object as inversion needs it: the scene, the camera, and the scene seen from afar."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+
+from igspad_jax.cameras import scale_intrinsics
+from igspad_jax.render import Capacity, render_views
+from igspad_jax.render.projection import BLUR
+from igspad_jax.scene import Gaussians, exposed, merged
+
+_PIXEL = 0.1  # pixels^2, about the variance of a pixel's own square
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The scene and the camera of one width.
+
+    Attributes:
+        gaussians: the scene, merged where the image is small.
+        K: [3, 3] intrinsics.
+        width: in pixels.
+        height: in pixels.
+        splat_blur: pixels^2 to add to the splats' covariances: what they were trained with, at the
+            full width, and the extent of the larger pixels.
+        capacity: of the renders.
+    """
+
+    gaussians: Gaussians
+    K: jnp.ndarray
+    width: int
+    height: int
+    splat_blur: float
+    capacity: Capacity
+
+
+class ObjectModel:
+    """The normal object before a camera of known intrinsics.
+
+    Attributes:
+        gaussians: the scene.
+        K: float32 [3, 3] intrinsics of the images.
+        width: of the images, in pixels.
+        height: of the images, in pixels.
+        background: float32 [3] RGB.
+        centre: float32 [3] the object's centre in the world.
+        radius: float32 [] the object's radius in world units.
+        capacity: of renders of the whole scene at full width; grown where they ask for more.
+    """
+
+    def __init__(
+        self,
+        gaussians: Gaussians,
+        K: np.ndarray,
+        *,
+        width: int,
+        height: int,
+        background: np.ndarray,
+        centre: np.ndarray,
+        radius: float,
+        capacity: Capacity,
+    ):
+        self.gaussians = gaussians
+        self.K = jnp.asarray(K, jnp.float32)
+        self.width, self.height = width, height
+        self.background = jnp.asarray(background, jnp.float32)
+        self.centre = jnp.asarray(centre, jnp.float32)
+        self.radius = jnp.asarray(radius, jnp.float32)
+        self.capacity = capacity
+        self._views: dict[tuple[int, int], View] = {}
+        self._merged: dict[int, Gaussians] = {}
+
+    def view(self, width: int, cells: int) -> View:
+        """The object at a smaller width.
+
+        Args:
+            width: in pixels; 0, or more than the images', is the images' own.
+            cells: Gaussians are merged within cells of the radius over this; 0 takes all.
+        """
+        width = min(width, self.width) or self.width
+        key = (width, cells)
+        if key not in self._views:
+            height = max(1, round(self.height * width / self.width))
+            scale = width / self.width
+            scene = self._coarse(cells) if cells else self.gaussians
+            K = scale_intrinsics(np.asarray(self.K), scale, height / self.height)
+            whole = width == self.width and not cells
+            self._views[key] = View(
+                gaussians=scene,
+                K=jnp.asarray(K, jnp.float32),
+                width=width,
+                height=height,
+                splat_blur=BLUR * scale**2 + (_PIXEL if scale < 1.0 else 0.0),
+                capacity=self.capacity if whole else Capacity(4 * len(scene)),
+            )
+        return self._views[key]
+
+    def _coarse(self, cells: int) -> Gaussians:
+        if cells not in self._merged:
+            self._merged[cells] = merged(self.gaussians, float(self.radius) / cells)
+        return self._merged[cells]
+
+    def renders(self, viewmats: np.ndarray, exposures: np.ndarray | None = None) -> np.ndarray:
+        """[..., H, W, 3] renders in [0, 1].
+
+        Args:
+            viewmats: [..., 4, 4] poses.
+            exposures: [..., 2] gain and bias of the object's colours; None leaves them alone.
+        """
+        flat = np.asarray(viewmats).reshape(-1, 4, 4)
+        if exposures is None or np.all(exposures == np.array([1.0, 0.0])):
+            pictures = self._renders(self.gaussians, flat)
+        else:
+            lit = zip(flat, np.asarray(exposures).reshape(-1, 2), strict=True)
+            pictures = np.concatenate(
+                [self._renders(exposed(self.gaussians, *light), view[None]) for view, light in lit]
+            )
+        return pictures.reshape(*np.shape(viewmats)[:-2], *pictures.shape[1:])
+
+    def _renders(self, gaussians: Gaussians, viewmats: np.ndarray) -> np.ndarray:
+        return render_views(
+            gaussians,
+            viewmats,
+            np.asarray(self.K),
+            np.asarray(self.background),
+            width=self.width,
+            height=self.height,
+            capacity=self.capacity,
+        )
+
+
+def resized(pictures: np.ndarray, width: int, height: int) -> np.ndarray:
+    """[n, H, W, ...] float32 pictures, shrunk by averaging areas."""
+    if pictures.shape[1:3] == (height, width):
+        return pictures
+    size = (width, height)
+    return np.stack([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in pictures])

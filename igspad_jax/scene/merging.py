@@ -1,0 +1,81 @@
+"""A coarser scene: the Gaussians of a cell replaced by one of the same moments.
+
+Seen from so far that a cell covers a pixel or two, the two scenes look alike, at a fraction of the
+cost. Rendering the fine scene at low resolution would not do: the pixel-wide blur that every splat
+gets in the image then fattens the object.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from igspad_jax.scene.gaussians import Gaussians, rotation_matrices
+
+_ROUND = 1024  # sizes are rounded up, so that scenes of one kind share compiled functions
+_FAINT = 0.01  # opacity below which a Gaussian is left out
+_THIN = 0.02  # cells; the least standard deviation of a merged Gaussian
+
+
+def merged(gaussians: Gaussians, cell: float) -> Gaussians:
+    """Merges the Gaussians whose centres share a cube of a grid.
+
+    Means, covariances and colours are averaged by opacity times area, moments preserved; the
+    opacity is what random overlap of the same total area gives.
+
+    Args:
+        gaussians: the scene.
+        cell: side of the cubes in world units.
+
+    Returns:
+        A scene of a multiple of 1024 Gaussians, the last ones invisible.
+    """
+    opacities = np.asarray(gaussians.opacities, np.float64)
+    kept = opacities > _FAINT
+    means = np.asarray(gaussians.means, np.float64)[kept]
+    # A Gaussian wider than the cells would make its whole cell as wide.
+    scales = np.minimum(np.asarray(gaussians.scales, np.float64)[kept], 2.0 * cell)
+    axes = np.asarray(rotation_matrices(gaussians.quats), np.float64)[kept] * scales[:, None, :]
+    covariances = axes @ np.swapaxes(axes, 1, 2)
+    weights = opacities[kept] * _area(scales)
+    _, members = np.unique(np.floor(means / cell).astype(np.int64), axis=0, return_inverse=True)
+    members = members.reshape(-1)
+    total = np.bincount(members, weights)
+
+    def average(values: np.ndarray) -> np.ndarray:
+        columns = values.reshape(len(values), -1).T
+        sums = [np.bincount(members, weights * column, len(total)) for column in columns]
+        return (np.stack(sums, axis=1) / total[:, None]).reshape(-1, *values.shape[1:])
+
+    centres = average(means)
+    away = means - centres[members]
+    spread = average(covariances + away[:, :, None] * away[:, None, :])
+    variances, directions = np.linalg.eigh(spread)
+    directions[np.linalg.det(directions) < 0.0, :, 0] *= -1.0
+    scales = np.sqrt(np.maximum(variances, (_THIN * cell) ** 2))
+    opacities = np.clip(1.0 - np.exp(-total / _area(scales)), _FAINT, 0.99)
+    fields = {
+        "means": centres,
+        "log_scales": np.log(scales),
+        "quats": Rotation.from_matrix(directions).as_quat()[:, [3, 0, 1, 2]],
+        "opacity_logits": np.log(opacities / (1.0 - opacities)),
+        "sh": average(np.asarray(gaussians.sh, np.float64)[kept]),
+    }
+    missing = -len(total) % _ROUND
+    fill = {"opacity_logits": -30.0, "quats": 1.0}
+    return Gaussians(
+        **{
+            name: np.pad(
+                values.astype(np.float32),
+                [(0, missing)] + [(0, 0)] * (values.ndim - 1),
+                constant_values=fill.get(name, 0.0),
+            )
+            for name, values in fields.items()
+        }
+    )
+
+
+def _area(scales: np.ndarray) -> np.ndarray:
+    """[N] areas of Gaussians seen along their shortest axis, from [N, 3] standard deviations."""
+    ordered = np.sort(scales, axis=1)
+    return 2.0 * np.pi * ordered[:, 1] * ordered[:, 2]
