@@ -36,9 +36,10 @@ class PoseHypothesis:
     Attributes:
         viewmat: [4, 4].
         score: higher is better; comparable among hypotheses of one call only. The number of
-            verified matches for `most_matched`, a photometric agreement in [0, 1] otherwise.
-        source: "matches", "view" (one training view, moved in the plane) or "blend" (the mean of
-            the neighbouring views' guesses).
+            verified matches for `most_matched`, that of agreeing points for `pnp_poses`, a
+            photometric agreement in [0, 1] for `initial_poses`.
+        source: "matches", "pnp", "view" (one training view, moved in the plane) or "blend" (the
+            mean of the neighbouring views' guesses).
         training_view: index of the training view it rests on most.
         rotation_deg: in-plane rotation from that view to the query, in degrees from x towards y.
     """
@@ -48,6 +49,21 @@ class PoseHypothesis:
     source: str
     training_view: int
     rotation_deg: float
+
+
+def check_query(query: np.ndarray, views: TrainingViews) -> np.ndarray:
+    """Returns `query` as float32 [H, W, 3].
+
+    Raises:
+        InputError: it is no image, or of another size than the training images.
+    """
+    query = check_images(np.asarray(query)[None], "query image")[0]
+    if query.shape[:2] != views.shape:
+        raise InputError(
+            f"query image: {query.shape[1]}x{query.shape[0]} pixels, the training images have "
+            f"{views.shape[1]}x{views.shape[0]}; resize it to the same size"
+        )
+    return query
 
 
 def match_views(
@@ -76,6 +92,12 @@ def match_views(
     return best
 
 
+def views_with_most(matched: list[tuple[Matches, float]], count: int) -> list[int]:
+    """Indices of the views with most matches, most first; none without a match, `count` at most."""
+    order = sorted(range(len(matched)), key=lambda i: -len(matched[i][0]))
+    return [view for view in order[:count] if len(matched[view][0])]
+
+
 def most_matched(
     query: np.ndarray, views: TrainingViews, matcher: Matcher, references: Any, count: int = 1
 ) -> list[PoseHypothesis]:
@@ -92,15 +114,12 @@ def most_matched(
         Hypotheses, most matches first. Views without a match are left out, so the list may be
         empty.
     """
-    _check_query(query, views)
+    check_query(query, views)
     matched = match_views(query, matcher, references)
-    order = sorted(range(len(matched)), key=lambda i: -len(matched[i][0]))
     hypotheses = []
     middle = views.K[:2, 2]
-    for view in order[:count]:
+    for view in views_with_most(matched, count):
         matches, degrees = matched[view]
-        if not len(matches):
-            break
         turn = make_similarity(1.0, np.radians(degrees), middle, middle)
         viewmat = viewmat_from_similarity(views.viewmats[view], views.K, turn, views.centre)
         hypotheses.append(PoseHypothesis(viewmat, float(len(matches)), "matches", view, degrees))
@@ -134,7 +153,7 @@ def initial_poses(
     Raises:
         InputError: a query of another shape than the training images.
     """
-    query = _check_query(query, views)
+    query = check_query(query, views)
     candidates = retrieve(query, views)
     if matcher is not None:
         candidates += _matched_candidates(match_views(query, matcher, references), views)
@@ -147,16 +166,6 @@ def initial_poses(
     return [first, *sorted(others, key=lambda h: -h.score)][:count]
 
 
-def _check_query(query: np.ndarray, views: TrainingViews) -> np.ndarray:
-    query = check_images(np.asarray(query)[None], "query image")[0]
-    if query.shape[:2] != views.shape:
-        raise InputError(
-            f"query image: {query.shape[1]}x{query.shape[0]} pixels, the training images have "
-            f"{views.shape[1]}x{views.shape[0]}; resize it to the same size"
-        )
-    return query
-
-
 def _unturn(matches: Matches, turn: int, width: int, height: int) -> Matches:
     """Takes matches in `np.rot90(image, turn)` back to pixels of the [height, width] image."""
     x, y = matches.query_points.T
@@ -167,9 +176,8 @@ def _unturn(matches: Matches, turn: int, width: int, height: int) -> Matches:
 def _matched_candidates(
     matched: list[tuple[Matches, float]], views: TrainingViews
 ) -> list[Candidate]:
-    order = sorted(range(len(matched)), key=lambda i: -len(matched[i][0]))[:_FROM_MATCHER]
     candidates = []
-    for view in order:
+    for view in views_with_most(matched, _FROM_MATCHER):
         similarity = fit_similarity(matched[view][0], 0.02 * max(views.shape))
         if similarity is not None:
             candidates.append(Candidate(view, similarity, 0.0))

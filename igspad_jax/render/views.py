@@ -10,7 +10,7 @@ import numpy as np
 
 from igspad_jax.cameras import Camera
 from igspad_jax.render.capacity import Capacity
-from igspad_jax.render.rasterizer import render
+from igspad_jax.render.rasterizer import Render, render
 from igspad_jax.scene import Gaussians
 
 
@@ -21,7 +21,31 @@ def _renders(gaussians, viewmats, K, background, *, width, height, sh_degree, ca
         return render(gaussians, camera, background, sh_degree=sh_degree, capacity=capacity)
 
     result = jax.vmap(one)(viewmats)
-    return jnp.clip(result.colour, 0.0, 1.0), result.pairs
+    return result.replace(colour=jnp.clip(result.colour, 0.0, 1.0))
+
+
+def _complete(
+    gaussians: Gaussians,
+    viewmats: np.ndarray,
+    K: np.ndarray,
+    background: np.ndarray,
+    width: int,
+    height: int,
+    capacity: Capacity,
+) -> Render:
+    def rendered(slots):
+        return _renders(
+            gaussians,
+            jnp.asarray(viewmats, jnp.float32),
+            jnp.asarray(K, jnp.float32),
+            jnp.asarray(background, jnp.float32),
+            width=width,
+            height=height,
+            sh_degree=gaussians.sh_degree,
+            capacity=slots,
+        )
+
+    return capacity.run(rendered, lambda result: result.pairs)
 
 
 def render_views(
@@ -35,18 +59,23 @@ def render_views(
     capacity: Capacity,
 ) -> np.ndarray:
     """[n, H, W, 3] renders in [0, 1] at [n, 4, 4] poses, nothing missing from them."""
-    degree = gaussians.sh_degree
+    complete = _complete(gaussians, viewmats, K, background, width, height, capacity)
+    return np.asarray(complete.colour)
 
-    def rendered(slots):
-        return _renders(
-            gaussians,
-            jnp.asarray(viewmats, jnp.float32),
-            jnp.asarray(K, jnp.float32),
-            jnp.asarray(background, jnp.float32),
-            width=width,
-            height=height,
-            sh_degree=degree,
-            capacity=slots,
-        )
 
-    return np.asarray(capacity.run(rendered, lambda result: result[1])[0])
+def render_depths(
+    gaussians: Gaussians,
+    viewmats: np.ndarray,
+    K: np.ndarray,
+    *,
+    width: int,
+    height: int,
+    capacity: Capacity,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Depth and coverage at [n, 4, 4] poses, nothing missing from them.
+
+    Returns:
+        [n, H, W] camera-space z in world units, 0 where nothing is, and [n, H, W] alpha.
+    """
+    complete = _complete(gaussians, viewmats, K, np.zeros(3), width, height, capacity)
+    return np.asarray(complete.depth), np.asarray(complete.alpha)
