@@ -13,7 +13,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from igspad_jax.invert import InvertConfig
+from igspad_jax.invert import AdamConfig, InvertConfig
 from igspad_jax.pipeline.settings import MatchConfig, Settings, config_from
 from igspad_jax.train.trainer import TrainConfig
 
@@ -24,4 +24,7 @@ def get_config() -> ConfigDict:
         TrainConfig(), steps=100_000, count=100_000, sh_degree=3, sh_every=1000
     )
     match = MatchConfig(initial="matches", hypotheses=1)
-    return config_from(Settings(train=train, match=match, invert=InvertConfig(pivot="camera")))
+    invert = InvertConfig(
+        solver="adam", sampling=True, adam=AdamConfig(pivot="camera", gradient="paper")
+    )
+    return config_from(Settings(train=train, match=match, invert=invert))

@@ -15,7 +15,7 @@ import pytest
 from igspad_jax.data import read_category
 from igspad_jax.data.toy import ToyConfig, write_toy_category
 from igspad_jax.errors import InputError
-from igspad_jax.invert import InvertConfig
+from igspad_jax.invert import AdamConfig, InvertConfig, LevenbergConfig
 from igspad_jax.pipeline import command, inversion, training
 from igspad_jax.pipeline.detection import detect_category
 from igspad_jax.pipeline.evaluation import evaluate_category
@@ -47,7 +47,17 @@ SETTINGS = Settings(
         evaluate_every=20,
         checkpoint_every=20,
     ),
-    invert=InvertConfig(steps=20, late_step=15, sampling_refresh=20, batch=4),
+    invert=InvertConfig(
+        batch=4,
+        levenberg=LevenbergConfig(
+            widths=(24, 0),
+            blurs=(1.0, 0.0),
+            cells=(8, 0),
+            steps=(4, 3),
+            deltas=(0.2, 0.05),
+            keep=(4, 1),
+        ),
+    ),
     evaluate=EvaluateConfig(sizes=(64,), breakdown=True),
 )
 
@@ -156,9 +166,17 @@ class TestRun:
         names = [entry["name"] for entry in poses["images"]]
         assert names == [entry["name"] for entry in folder.load("detect")["images"]]
         assert names[:2] == ["good/0", "good/1"] and len(names) == 8
-        losses = np.load(folder.losses)["losses"]
-        assert losses.shape == (8, 20)
-        np.testing.assert_allclose(losses[:, -1], [e["final_loss"] for e in poses["images"]])
+        with np.load(folder.losses) as file:
+            assert file["losses"].shape == (8, 4 + 3 + 1)
+        for entry in poses["images"]:
+            # So short a training explains little; what is above the limit must be doubted.
+            assert 0.0 < entry["residual"] < 1.0
+            limit = poses["typical_residual"]["limit"]
+            assert bool(entry["doubts"]) == (entry["residual"] > limit)
+            assert entry["exposure"] == [1.0, 0.0]
+            assert 0.0 < entry["sigma_degrees"] < 10.0
+        doubted = [entry["name"] for entry in poses["images"] if entry["doubts"]]
+        assert folder.load("metrics")["doubted_poses"] == doubted
         assert [entry["step"] for entry in train["history"]] == [20, 40, 60]
         gaussians = load_scene(folder).gaussians
         assert len(gaussians) == train["gaussians"] == 300
@@ -246,8 +264,8 @@ class TestOtherSettings:
         [
             (changed("train", steps=61), "train.steps was 60 and is 61"),
             (changed("data", size=40), "data.size was 0 and is 40"),
-            (changed("invert", rate=0.02), "invert.rate was 0.01 and is 0.02"),
-            (changed("match", hypotheses=1), "match.hypotheses was 3 and is 1"),
+            (changed("invert", batch=2), "invert.batch was 4 and is 2"),
+            (changed("match", hypotheses=1), "match.hypotheses was 4 and is 1"),
             (changed("data", limit=1), "limit was 0 and is 1"),
             (changed("detect", pool=0.1), "detect.pool was 0.025 and is 0.1"),
             (changed("evaluate", sizes=()), r"evaluate.sizes was \[64\] and is \[\]"),
@@ -338,7 +356,7 @@ class TestInterruptedInversion:
     def test_batches_of_other_settings_are_not_used(self, killed, toy, monkeypatch):
         monkeypatch.setattr(inversion, "invert", lambda *args, **kwargs: pytest.fail("as hoped"))
         with pytest.raises(pytest.fail.Exception, match="as hoped"):
-            invert_category(read_category(toy), changed("invert", rate=0.02), killed)
+            invert_category(read_category(toy), changed("invert", sampling_radius=0.2), killed)
         assert killed.load_batch(0) is None
 
 
@@ -526,16 +544,16 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("section", "values", "said"),
         [
-            ("match", {"initial": "guess"}, "choose one of 'retrieval', 'matches'"),
-            ("invert", {"pivot": "world"}, "choose one of 'object', 'camera'"),
+            ("match", {"initial": "guess"}, "choose one of 'pnp', 'retrieval', 'matches'"),
+            ("invert", {"adam": AdamConfig(pivot="world")}, "choose one of 'object', 'camera'"),
             ("train", {"steps": 0}, "config.train.steps is 0: give at least 1"),
             ("train", {"steps": 2.5}, "config.train.steps is 2.5: give a whole number"),
             ("train", {"sh_degree": 4}, "give at most 3"),
             ("data", {"limit": -1}, "config.data.limit is -1: give at least 0"),
             ("data", {"background": (1.0, 1.0)}, "give 3 values"),
             ("data", {"background": (255.0,) * 3}, "give at most 1"),
-            ("invert", {"rate": 0.0}, "give more than 0"),
-            ("invert", {"rate": float("nan")}, "give a number"),
+            ("invert", {"adam": AdamConfig(rate=0.0)}, "give more than 0"),
+            ("invert", {"adam": AdamConfig(rate=float("nan"))}, "give a number"),
             ("evaluate", {"sizes": (224, 0)}, "config.evaluate.sizes is 0: give at least 1"),
             ("evaluate", {"breakdown": "yes"}, "give True or False"),
         ],

@@ -11,6 +11,7 @@ from igspad_jax.cameras import pose_errors
 from igspad_jax.errors import InputError
 
 GROSS_DEGREES = 5.0
+_OFF_DEGREES = 2.0
 
 
 def pose_metrics(
@@ -73,6 +74,11 @@ def pose_metrics(
         flagged = np.asarray(flagged, bool)
         result["flagged_count"] = int(np.count_nonzero(flagged))
         result["gross_flagged_count"] = int(np.count_nonzero(flagged & gross))
+        off = ~(degrees <= _OFF_DEGREES)
+        result["off_unflagged"] = [
+            name for name, bad, seen in zip(names, off, flagged, strict=True) if bad and not seen
+        ]
+        result["flagged_within_count"] = int(np.count_nonzero(flagged & ~off))
     return result
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from flax import struct
 
+from igspad_jax.errors import InputError
 from igspad_jax.invert.gradients import GradientMode
 from igspad_jax.invert.poses import Pivot
 
@@ -65,6 +66,21 @@ class LevenbergConfig:
     damping: float = 0.01
     tolerance: float = 0.01
     exposure: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks that all levels are told in full.
+
+        Raises:
+            InputError: if the tuples differ in length.
+        """
+        lengths = {
+            f.name: len(value)
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), tuple)
+        }
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{name} {count}" for name, count in lengths.items())
+            raise InputError(f"setting config.invert.levenberg: levels differ in number ({told})")
 
     def __len__(self) -> int:
         """The number of levels."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igspad_jax.cameras import scale_intrinsics
-from igspad_jax.render import Capacity, render_views
+from igspad_jax.render import Capacity, render_depths, render_views
 from igspad_jax.render.projection import BLUR
 from igspad_jax.scene import Gaussians, exposed, merged
 
@@ -120,6 +120,18 @@ class ObjectModel:
                 [self._renders(exposed(self.gaussians, *light), view[None]) for view, light in lit]
             )
         return pictures.reshape(*np.shape(viewmats)[:-2], *pictures.shape[1:])
+
+    def depth(self, viewmat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[H, W] camera-space z, 0 where nothing is, and [H, W] coverage at a [4, 4] pose."""
+        depths, alphas = render_depths(
+            self.gaussians,
+            np.asarray(viewmat)[None],
+            np.asarray(self.K),
+            width=self.width,
+            height=self.height,
+            capacity=self.capacity,
+        )
+        return depths[0], alphas[0]
 
     def _renders(self, gaussians: Gaussians, viewmats: np.ndarray) -> np.ndarray:
         return render_views(

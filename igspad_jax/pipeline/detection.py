@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +31,7 @@ from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns
 from igspad_jax.pipeline.settings import DataConfig, Settings
 from igspad_jax.pipeline.training import load_scene
 from igspad_jax.render import Capacity, render_views
-from igspad_jax.scene import Gaussians
+from igspad_jax.scene import Gaussians, exposed
 
 ESTIMATED, TRUE_POSE, CLEAN_IMAGE = "estimated", "true pose", "clean image"
 
@@ -61,11 +61,14 @@ class _Detector:
         )
         return np.asarray(resize_map(distance, height, width)[0])
 
-    def compare_at(self, image: np.ndarray, viewmat: np.ndarray) -> np.ndarray:
-        """The anomaly map of an image against the scene's render at a pose."""
+    def compare_at(
+        self, image: np.ndarray, viewmat: np.ndarray, exposure: Sequence[float] = (1.0, 0.0)
+    ) -> np.ndarray:
+        """The anomaly map of an image against the scene's render at a pose and exposure."""
         height, width = image.shape[:2]
         (reference,) = render_views(
-            self.gaussians, viewmat[None], self.K, np.asarray(self.config.background),
+            exposed(self.gaussians, *exposure), viewmat[None], self.K,
+            np.asarray(self.config.background),
             width=width, height=height, capacity=self.capacity,
         )  # fmt: skip
         return self.compare(image, reference)
@@ -136,15 +139,16 @@ def detect_category(
     scale = settings.detect.expectation
     expected = detector.expected(category) if scale else None
     learnt = time.perf_counter()
-    estimated = {entry["name"]: np.asarray(entry["viewmat"]) for entry in poses["images"]}
+    found = {entry["name"]: entry for entry in poses["images"]}
 
     def scored(variant: str, test: TestImage, loaded: LoadedTest) -> np.ndarray:
         image = loaded.image
         if variant == CLEAN_IMAGE:
             # A good image is its own clean twin; no scene, so nothing wrong to expect of it.
             return detector.compare(image, image if loaded.clean is None else loaded.clean)
-        viewmat = np.asarray(estimated[test.name] if variant == ESTIMATED else test.viewmat)
-        heat_map = detector.compare_at(image, viewmat)
+        pose = found[test.name]
+        viewmat = np.asarray(pose["viewmat"] if variant == ESTIMATED else test.viewmat)
+        heat_map = detector.compare_at(image, viewmat, pose["exposure"])
         if expected is None:
             return heat_map
         return expected.discount(detector.camera(image, viewmat), heat_map, scale)

@@ -16,6 +16,7 @@ from igspad_jax.pipeline.settings import Settings
 from igspad_jax.pipeline.training import load_scene
 from igspad_jax.render import Capacity, render_views
 from igspad_jax.report import CategoryReport, ImageRecord
+from igspad_jax.scene import exposed
 
 
 def evaluate_category(
@@ -53,6 +54,13 @@ def evaluate_category(
     if len(variants) > 1:
         metrics["breakdown"] = breakdown({v: results(v) for v in variants}, masks, labels, kinds)
     trained, poses = folder.load("train"), folder.load("poses")
+    doubted = [entry["name"] for entry in poses["images"] if entry["doubts"]]
+    metrics["doubted_poses"] = doubted
+    if doubted:
+        metrics["notes"].append(
+            f"the poses of {len(doubted)} of {len(tests)} images cannot be trusted: "
+            + ", ".join(doubted)
+        )
     posed = [i for i, test in enumerate(tests) if test.viewmat is not None]
     if posed:
         metrics["pose"] = pose_metrics(
@@ -60,6 +68,7 @@ def evaluate_category(
             np.stack([np.asarray(tests[i].viewmat) for i in posed]),
             np.asarray(trained["centre"]),
             [tests[i].name for i in posed],
+            np.array([tests[i].name in doubted for i in posed]),
         )
     seconds = {"train": trained["seconds"], **poses["seconds"], **detected["seconds"]}
     metrics["time"] = time_metrics(seconds, len(tests), once=("train", "expect"))
@@ -89,7 +98,7 @@ def category_report(category: Category, settings: Settings, folder: RunFolder) -
         pose = poses["images"][i]
         height, width = loaded.image.shape[:2]
         initial, final = render_views(
-            scene.gaussians,
+            exposed(scene.gaussians, *pose["exposure"]),
             np.stack([np.asarray(pose["initial_viewmat"]), np.asarray(pose["viewmat"])]),
             K,
             np.asarray(settings.data.background),
@@ -110,7 +119,8 @@ def category_report(category: Category, settings: Settings, folder: RunFolder) -
                 degrees=pose.get("degrees"),
                 percent=pose.get("percent"),
                 initial_degrees=pose.get("initial_degrees"),
-                losses=losses[i],
+                losses=losses[i][np.isfinite(losses[i])],
+                flags=pose["doubts"],
             )
         )
     measured = [entry for entry in trained["history"] if entry.get("psnr") is not None]

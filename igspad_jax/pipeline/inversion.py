@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 
 import numpy as np
@@ -10,84 +11,71 @@ from absl import logging
 from tqdm import tqdm
 
 from igspad_jax.cameras import pose_errors
-from igspad_jax.data import Category, load_test, load_train
+from igspad_jax.data import Category, LoadedViews, load_test, load_train
 from igspad_jax.files import write_whole
-from igspad_jax.invert import Inversion, InvertConfig, invert
+from igspad_jax.invert import Inversion, ObjectModel, invert
+from igspad_jax.invert.verdict import deviations, doubts_of, typical_residuals
 from igspad_jax.match import (
+    DepthOf,
     OpenCVMatcher,
     PoseHypothesis,
     TrainingViews,
     initial_poses,
     most_matched,
+    pnp_poses,
     prepare_views,
 )
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns, left_out
-from igspad_jax.pipeline.settings import Settings
+from igspad_jax.pipeline.settings import MatchConfig, Settings
 from igspad_jax.pipeline.training import Scene, load_scene
-from igspad_jax.render import Capacity, render_views
+from igspad_jax.render import Capacity
 
-_TRUNCATION = 0.2  # of differences between a hypothesis and the image; a defect counts no more
+_DEPTHS_KEPT = 64  # depth maps in memory; of 800 pixels each takes 5 MB with its coverage
 
 
 @dataclasses.dataclass(frozen=True)
 class _Start:
-    """Everything that finds a first pose for an image."""
+    """Everything that finds first poses for an image."""
 
     views: TrainingViews
     matcher: OpenCVMatcher
     references: object  # the training images' features; None where no image is matched with them
-    scene: Scene
-    K: np.ndarray
-    background: np.ndarray
-    capacity: Capacity
-    settings: Settings
+    depth_of: DepthOf
+    config: MatchConfig
 
     def hypotheses(self, image: np.ndarray) -> list[PoseHypothesis]:
-        config = self.settings.match
-        if config.initial == "matches":
-            found = most_matched(
-                image, self.views, self.matcher, self.references, config.hypotheses
-            )
+        """First poses, the likeliest first, at most `config.hypotheses`."""
+        count, found = self.config.hypotheses, []
+        if self.config.initial == "matches":
+            found = most_matched(image, self.views, self.matcher, self.references, count)
             if found:
                 return found
             logging.warning("an image matches no training view; it starts from retrieval")
-        return initial_poses(image, self.views, count=config.hypotheses)
-
-    def best(self, image: np.ndarray) -> PoseHypothesis:
-        """The hypothesis whose render resembles the image most."""
-        found = self.hypotheses(image)
-        if len(found) == 1:
-            return found[0]
-        height, width = image.shape[:2]
-        # Always the same number of renders: another one would cost a compilation.
-        padded = found + [found[0]] * (self.settings.match.hypotheses - len(found))
-        renders = render_views(
-            self.scene.gaussians,
-            np.stack([h.viewmat for h in padded]),
-            self.K,
-            self.background,
-            width=width,
-            height=height,
-            capacity=self.capacity,
-        )
-        difference = np.minimum(np.abs(renders - image), _TRUNCATION).mean(axis=(1, 2, 3))
-        return found[int(np.argmin(difference[: len(found)]))]
+        if self.config.initial == "pnp":
+            # The best one is nearly always the right one; retrieval errs elsewhere.
+            found = pnp_poses(
+                image, self.views, self.matcher, self.references, self.depth_of, max(1, count // 2)
+            )
+        left = count - len(found)
+        return found + (initial_poses(image, self.views, count=left) if left else [])
 
 
-def _start(category: Category, settings: Settings, scene: Scene, capacity: Capacity) -> _Start:
-    loaded = load_train(category, **settings.data.reading)
-    views = prepare_views(loaded.images, loaded.viewmats, loaded.K, scene.centre)
+def _start(loaded: LoadedViews, settings: Settings, model: ObjectModel) -> _Start:
     matcher = OpenCVMatcher()
+
+    @functools.lru_cache(_DEPTHS_KEPT)
+    def depth_of(view: int) -> tuple[np.ndarray, np.ndarray]:
+        return model.depth(loaded.viewmats[view])
+
     return _Start(
-        views=views,
+        views=prepare_views(loaded.images, loaded.viewmats, loaded.K, np.asarray(model.centre)),
         matcher=matcher,
-        references=matcher.prepare(loaded.images) if settings.match.initial == "matches" else None,
-        scene=scene,
-        K=loaded.K,
-        background=np.asarray(settings.data.background),
-        capacity=capacity,
-        settings=settings,
+        references=None
+        if settings.match.initial == "retrieval"
+        else matcher.prepare(loaded.images),
+        depth_of=depth_of,
+        config=settings.match,
     )
 
 
@@ -120,63 +108,114 @@ def invert_category(
     folder.start("poses")
     folder.start_inverting(made_with)
     scene = load_scene(folder)
-    capacity = Capacity(4 * len(scene.gaussians))
+    loaded = load_train(category, **settings.data.reading)
+    model = object_model(scene, loaded, settings)
     clock = time.perf_counter()
-    start = _start(category, settings, scene, capacity)
-    images = [load_test(test, **settings.data.reading).image for test in tests]
-    initial = []
-    for image in tqdm(images, desc=f"match {category.name}", unit="image"):
-        initial.append(start.best(image))
+    start = _start(loaded, settings, model)
+    images = np.stack([load_test(test, **settings.data.reading).image for test in tests])
+    initial = [
+        start.hypotheses(image)
+        for image in tqdm(images, desc=f"match {category.name}", unit="image")
+    ]
     matched = time.perf_counter()
-    inversion, seconds = _inverted(images, initial, start, settings.invert, category.name, folder)
-    seconds = {"match": matched - clock, "invert": seconds}
-    whole = int(np.count_nonzero(inversion.sampled == 1.0))
-    if settings.invert.sampling and whole:
-        logging.info(
-            "%s: in %d of %d matchings of an image with its render there were fewer than %d "
-            "points, and the whole image counted",
-            category.name, whole, inversion.sampled.size, settings.invert.sampling_min_points,
-        )  # fmt: skip
+    inversion, seconds = _inverted(images, initial, start, model, settings, category.name, folder)
+    typical = typical_residuals(model, loaded.images, loaded.viewmats)
+    doubts = [doubts_of(inversion, i, typical) for i in range(len(tests))]
+    _log_trouble(category.name, settings, inversion, doubts)
 
     entries = []
     for i, test in enumerate(tests):
+        first = initial[i][inversion.chosen[i] % len(initial[i])]
+        sigma_degrees, sigma_percent = deviations(model, inversion, i)
         entry = {
             "name": test.name,
-            "initial_viewmat": initial[i].viewmat,
-            "initial_source": initial[i].source,
-            "initial_training_view": category.train[initial[i].training_view].path.name,
+            "initial_viewmat": first.viewmat,
+            "initial_source": first.source,
+            "initial_training_view": category.train[first.training_view].path.name,
             "viewmat": inversion.viewmats[i],
-            "final_loss": float(inversion.losses[i, -1]),
+            "exposure": inversion.exposures[i],
+            "residual": float(inversion.residuals[i]),
+            "settled": bool(inversion.settled[i]),
+            "sigma_degrees": sigma_degrees,
+            "sigma_percent": sigma_percent,
+            "doubts": doubts[i],
             "sampled": inversion.sampled[i],
         }
         if test.viewmat is not None:
-            for key, viewmat in (("initial_", initial[i].viewmat), ("", inversion.viewmats[i])):
+            for key, viewmat in (("initial_", first.viewmat), ("", inversion.viewmats[i])):
                 degrees, percent = pose_errors(viewmat, test.viewmat, scene.centre)
                 entry |= {f"{key}degrees": float(degrees), f"{key}percent": float(percent)}
         entries.append(entry)
     losses = inversion.losses.astype(np.float32)
     write_whole(folder.losses, lambda file: np.savez_compressed(file, losses=losses))
-    folder.finish("poses", made_with, {"seconds": seconds, "images": entries})
+    found = {
+        "seconds": {"match": matched - clock, "invert": seconds},
+        "typical_residual": dataclasses.asdict(typical) | {"limit": typical.limit},
+        "images": entries,
+    }
+    folder.finish("poses", made_with, found)
     folder.end_inverting()
 
 
+def object_model(scene: Scene, loaded: LoadedViews, settings: Settings) -> ObjectModel:
+    """The trained object before the camera of its training images."""
+    height, width = loaded.images.shape[1:3]
+    return ObjectModel(
+        scene.gaussians,
+        loaded.K,
+        width=width,
+        height=height,
+        background=np.asarray(settings.data.background),
+        centre=scene.centre,
+        radius=scene.radius,
+        capacity=Capacity(4 * len(scene.gaussians)),
+    )
+
+
+def _log_trouble(
+    name: str, settings: Settings, inversion: Inversion, doubts: list[list[str]]
+) -> None:
+    """Says what did not go as it should."""
+    whole = int(np.count_nonzero(inversion.sampled == 1.0))
+    if settings.invert.sampling and whole:
+        logging.info(
+            "%s: in %d of %d matchings of an image with its render there were fewer than %d "
+            "points, and the whole image counted",
+            name, whole, inversion.sampled.size, settings.invert.sampling_min_points,
+        )  # fmt: skip
+    doubtful = sum(bool(reasons) for reasons in doubts)
+    if doubtful:
+        logging.warning(
+            "%s: the poses of %d of %d images cannot be trusted; the report says which, and why",
+            name, doubtful, len(doubts),
+        )  # fmt: skip
+
+
 def _inverted(
-    images: list[np.ndarray],
-    initial: list[PoseHypothesis],
+    images: np.ndarray,
+    initial: list[list[PoseHypothesis]],
     start: _Start,
-    config: InvertConfig,
+    model: ObjectModel,
+    settings: Settings,
     name: str,
     folder: RunFolder,
 ) -> tuple[Inversion, float]:
-    """Inverts all images, `config.batch` at once, the last batch filled up with repeats.
+    """Inverts all images, `invert.batch` at once, the last batch filled up with repeats.
 
     Finished batches are kept on disk, so that a run that was killed does not repeat them.
 
     Returns:
         The inversion of all images, and the seconds it took, those before a kill included.
     """
-    count = len(images)
+    config, count = settings.invert, len(images)
     batch = min(config.batch, count)
+    # Always the same number of hypotheses: another one would cost a compilation.
+    padded = np.stack(
+        [
+            [found[j % len(found)].viewmat for j in range(settings.match.hypotheses)]
+            for found in initial
+        ]
+    )
     parts, seconds = [], 0.0
     with tqdm(total=count * config.steps, desc=f"invert {name}", unit="step") as bar:
         for first in range(0, count, batch):
@@ -184,33 +223,21 @@ def _inverted(
             part = folder.load_batch(first)
             if part is None:
                 clock = time.perf_counter()
-                chosen = [min(first + i, count - 1) for i in range(batch)]
+                chosen = np.minimum(first + np.arange(batch), count - 1)
                 result = invert(
-                    start.scene.gaussians,
-                    np.stack([images[i] for i in chosen]),
-                    np.stack([initial[i].viewmat for i in chosen]),
-                    start.K,
-                    start.background,
-                    start.scene.centre,
-                    start.scene.radius,
+                    model,
+                    images[chosen],
+                    padded[chosen],
                     config,
                     match_points=lambda im, render: _matched_points(start.matcher, im, render),
-                    capacity=start.capacity,
                     on_step=lambda steps, real=real: bar.update(steps * real),
                 )
-                part = {
-                    "viewmats": result.viewmats[:real],
-                    "losses": result.losses[:real],
-                    "sampled": result.sampled[:real],
-                    "seconds": np.array(time.perf_counter() - clock),
-                }
+                part = {key: value[:real] for key, value in vars(result).items()}
+                part["seconds"] = np.array(time.perf_counter() - clock)
                 folder.save_batch(first, part)
             else:
                 bar.update(real * config.steps)
-            seconds += float(part["seconds"])
+            seconds += float(part.pop("seconds"))
             parts.append(part)
-    arrays = {
-        key: np.concatenate([part[key] for part in parts])
-        for key in ("viewmats", "losses", "sampled")
-    }
+    arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return Inversion(**arrays), seconds

@@ -47,14 +47,16 @@ class MatchConfig:
 
     Attributes:
         matcher: point matcher, for "matches" and for matching point sampling.
-        initial: "retrieval" compares the image with all training views, turned and shifted in the
-            plane; "matches" is the paper's rule, the view with most matched points.
-        hypotheses: initial poses that are rendered, the best of which is taken.
+        initial: "pnp" lifts matched points to the scene's surface and solves for the pose, and
+            takes hypotheses of retrieval besides; "retrieval" compares the image with all training
+            views, turned and shifted in the plane; "matches" is the paper's rule, the view with
+            most matched points.
+        hypotheses: initial poses an image; the solver goes on with the best.
     """
 
     matcher: Literal["opencv"] = "opencv"
-    initial: Literal["retrieval", "matches"] = "retrieval"
-    hypotheses: int = 3
+    initial: Literal["pnp", "retrieval", "matches"] = "pnp"
+    hypotheses: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +109,18 @@ _LEAST: dict[str, float] = {
     "train.relocate_every": 1, "train.held_out": 0, "train.evaluate_every": 1,
     "train.checkpoint_every": 1, "train.seed": 0,
     "match.hypotheses": 1,
-    "invert.steps": 1, "invert.sampling_refresh": 1, "invert.sampling_min_points": 0,
-    "invert.sampling_radius": 0, "invert.batch": 1,
+    "invert.batch": 1, "invert.sampling_radius": 0, "invert.sampling_min_points": 0,
+    "invert.adam.steps": 1, "invert.adam.sampling_refresh": 1,
+    "invert.levenberg.widths": 0, "invert.levenberg.blurs": 0, "invert.levenberg.cells": 0,
+    "invert.levenberg.steps": 1, "invert.levenberg.keep": 1, "invert.levenberg.tolerance": 0,
     "detect.pool": 0, "detect.expectation": 0,
     "evaluate.sizes": 1,
 }  # fmt: skip
 _MOST = {"data.background": 1, "train.sh_degree": 3, "detect.pool": 1}
-_POSITIVE = ("invert.rate", "invert.late_rate", "train.rates.means", "train.rates.means_final")
+_POSITIVE = (
+    "invert.adam.rate", "invert.adam.late_rate", "invert.levenberg.deltas",
+    "invert.levenberg.damping", "train.rates.means", "train.rates.means_final",
+)  # fmt: skip
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
 
 
