@@ -50,7 +50,8 @@ class LevenbergConfig:
         blurs: standard deviations in pixels of the level's blur of images and renders.
         cells: Gaussians are merged within cells of the object's radius over this; 0 takes all.
         steps: at most.
-        deltas: difference from which it counts absolute instead of squared.
+        deltas: difference at which its weight has fallen to a half.
+        anchors: cost, in units of the image, of moving the object by its radius.
         keep: hypotheses an image that go through the level; the best of the level before.
         damping: of the first step of each level.
         tolerance: a step that moves the object by fewer pixels ends the level.
@@ -60,9 +61,10 @@ class LevenbergConfig:
     widths: tuple[int, ...] = (50, 50, 100, 0)
     blurs: tuple[float, ...] = (4.0, 1.5, 0.5, 0.0)
     cells: tuple[int, ...] = (12, 12, 24, 0)
-    steps: tuple[int, ...] = (8, 5, 4, 6)
+    steps: tuple[int, ...] = (10, 6, 5, 8)
     deltas: tuple[float, ...] = (0.2, 0.05, 0.05, 0.05)
-    keep: tuple[int, ...] = (8, 3, 2, 1)
+    anchors: tuple[float, ...] = (0.002, 0.0, 0.0, 0.0)
+    keep: tuple[int, ...] = (8, 2, 1, 1)
     damping: float = 0.01
     tolerance: float = 0.01
     exposure: bool = False

@@ -1,7 +1,8 @@
 """Second-order inversion: robust Levenberg-Marquardt steps, coarse to fine, on many poses at once.
 
-The residual is the difference between render and image, iteratively reweighted so that it counts
-squared where it is small and absolute where it is large (Huber 1964). At coarse levels image and
+The residual is the difference between render and image, iteratively reweighted by Cauchy's function
+(Holland and Welsch 1977): squared where it is small, its logarithm where it is large, so that a
+defect hardly pulls at the pose, and the less the larger it is. At coarse levels image and
 render are blurred alike, and with the render its pose Jacobian: blurring the splats instead would
 fatten the object, whose opaque surfaces do not add up. The coarse scene is a merged one, so that
 coarse steps cost little.
@@ -34,7 +35,7 @@ class Poses(NamedTuple):
     Attributes:
         viewmats: [m, 4, 4].
         exposures: [m, 2] gain and bias of the object's colours.
-        cost: [m] mean robust difference between render and image, as absolute difference.
+        cost: [m] mean robust difference between render and image, in units of the image.
         gram: [m, D + 1, D + 1] of the robustly weighted columns of Jacobian and difference, mean
             over the counted values; D is 6, or 8 with the exposure.
         active: [m] whether the last step moved the object by more than the tolerance.
@@ -60,8 +61,10 @@ class Problem(NamedTuple):
         radius: [] the object's radius in world units.
         splat_blur: [] pixels^2 of the splats.
         blur: [] standard deviation in pixels of the blur of images and renders.
-        delta: [] difference from which it counts absolute.
+        delta: [] difference at which its weight has fallen to a half.
         damping: [] to begin with.
+        anchor: [] cost of moving the object by its radius from where the level found it. Out of
+            sight or far away an object that fits badly disagrees less than where it belongs.
         steps: [] at most.
         tolerance: [] pixels; steps that move the object's outline less are the last.
     """
@@ -77,6 +80,7 @@ class Problem(NamedTuple):
     blur: jax.Array
     delta: jax.Array
     damping: jax.Array
+    anchor: jax.Array
     steps: jax.Array
     tolerance: jax.Array
 
@@ -148,10 +152,9 @@ def _differences(
 
 def _weighed(columns: jax.Array, weight: jax.Array, delta: jax.Array):
     """The robust cost and Gram matrix of [H, W, 3, D + 1] columns; see `Poses`."""
-    size = jnp.abs(columns[..., -1])
-    near = size < delta
-    robust = jnp.where(near, 1.0, delta / jnp.maximum(size, delta)) * weight[..., None]
-    loss = jnp.where(near, 0.5 * size * size / delta, size - 0.5 * delta) * weight[..., None]
+    square = jnp.square(columns[..., -1] / delta)
+    robust = weight[..., None] / (1.0 + square)
+    loss = 0.5 * delta * jnp.log1p(square) * weight[..., None]
     counted = 3.0 * jnp.maximum(jnp.sum(weight), 1e-6)
     flat = columns.reshape(-1, columns.shape[-1])
     gram = _einsum("pi,pj->ij", flat * robust.reshape(-1, 1), flat)
@@ -211,13 +214,25 @@ def refine(
         with_exposure=with_exposure,
     )
 
+    def place(viewmat):
+        return _einsum("ij,j->i", viewmat[:3, :3], problem.centre) + viewmat[:3, 3]
+
+    found_at = jax.vmap(place)(viewmats)
+
     def weighed(viewmats, exposures, active):
-        def one(viewmat, exposure, image, weight, active):
+        def one(viewmat, exposure, image, weight, active, found_at):
             near = jnp.where(active, NEAR, jnp.inf)
             columns, pairs = differences(viewmat, exposure, image, near)
-            return *_weighed(columns, weight, problem.delta), pairs
+            cost, gram = _weighed(columns, weight, problem.delta)
+            away = (place(viewmat) - found_at) / problem.radius
+            # The Gram matrix belongs to delta times the cost.
+            pull = 2.0 * problem.anchor * problem.delta
+            gram = gram.at[:3, :3].add(pull * jnp.eye(3)).at[:3, -1].add(pull * away)
+            return cost + problem.anchor * jnp.sum(jnp.square(away)), gram, pairs
 
-        return jax.vmap(one)(viewmats, exposures, problem.images, problem.weights, active)
+        return jax.vmap(one)(
+            viewmats, exposures, problem.images, problem.weights, active, found_at
+        )
 
     def moved(viewmats, exposures, step):
         viewmats = jax.vmap(

@@ -61,6 +61,7 @@ def solve(
                     "blur": settings.blurs[level],
                     "delta": settings.deltas[level],
                     "damping": settings.damping,
+                    "anchor": settings.anchors[level],
                     "tolerance": settings.tolerance,
                 }.items()
             },
