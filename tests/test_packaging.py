@@ -22,6 +22,7 @@ STAGES = (
     "invert",
     "detect",
     "evaluate",
+    "experiment",
     "report",
     "pipeline",
 )
