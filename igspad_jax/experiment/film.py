@@ -16,10 +16,10 @@ from igspad_jax.experiment.methods import concerned, config_of
 from igspad_jax.experiment.runs import start_of
 from igspad_jax.experiment.starts import Level
 from igspad_jax.experiment.store import keep, kept
-from igspad_jax.experiment.subjects import Subject, Trial, matched_points
+from igspad_jax.experiment.subjects import Subject, Trial
 from igspad_jax.invert import InvertConfig, invert
 from igspad_jax.invert.sampling import matching_weights
-from igspad_jax.match import OpenCVMatcher
+from igspad_jax.match import OpenCVMatcher, matched_points
 
 _FRAMES = 40
 _COURSES = {"whole image": False, "matching points": True}

@@ -18,9 +18,9 @@ from igspad_jax.cameras import pose_errors
 from igspad_jax.experiment.methods import concerned, config_of
 from igspad_jax.experiment.starts import Level, start
 from igspad_jax.experiment.store import keep, kept
-from igspad_jax.experiment.subjects import Source, Subject, Trial, matched_points
+from igspad_jax.experiment.subjects import Source, Subject, Trial
 from igspad_jax.invert import Inversion, InvertConfig, ObjectModel, invert
-from igspad_jax.match import OpenCVMatcher
+from igspad_jax.match import OpenCVMatcher, matched_points
 from igspad_jax.render import Capacity
 
 

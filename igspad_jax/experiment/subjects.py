@@ -12,7 +12,6 @@ import numpy as np
 from igspad_jax.data import TestImage
 from igspad_jax.errors import InputError
 from igspad_jax.invert import ObjectModel
-from igspad_jax.match import OpenCVMatcher
 
 Source = Literal["real", "model"]
 
@@ -97,9 +96,3 @@ def rendered(model: ObjectModel, trial: Trial, seed: int) -> Trial:
     image = model.renders(trial.viewmat)
     noisy = image + rng.normal(scale=_NOISE, size=image.shape)
     return dataclasses.replace(trial, image=np.clip(noisy, 0.0, 1.0).astype(np.float32))
-
-
-def matched_points(matcher: OpenCVMatcher, image: np.ndarray, render: np.ndarray) -> np.ndarray:
-    """[M, 2] points of the image that match its render."""
-    (matches,) = matcher.match(matcher.prepare(image[None]), matcher.prepare(render[None]))
-    return matches.query_points

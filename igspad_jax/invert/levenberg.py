@@ -230,9 +230,7 @@ def refine(
             gram = gram.at[:3, :3].add(pull * jnp.eye(3)).at[:3, -1].add(pull * away)
             return cost + problem.anchor * jnp.sum(jnp.square(away)), gram, pairs
 
-        return jax.vmap(one)(
-            viewmats, exposures, problem.images, problem.weights, active, found_at
-        )
+        return jax.vmap(one)(viewmats, exposures, problem.images, problem.weights, active, found_at)
 
     def moved(viewmats, exposures, step):
         viewmats = jax.vmap(

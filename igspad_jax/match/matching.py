@@ -55,6 +55,12 @@ class Matcher(Protocol):
         ...
 
 
+def matched_points(matcher: Matcher, image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """[M, 2] points in pixels of a [H, W, 3] image that match another one."""
+    (matches,) = matcher.match(matcher.prepare(image[None]), matcher.prepare(other[None]))
+    return matches.query_points
+
+
 def check_images(images: np.ndarray, what: str) -> np.ndarray:
     """Returns `images` as float32 [n, H, W, 3].
 

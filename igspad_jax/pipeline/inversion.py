@@ -21,6 +21,7 @@ from igspad_jax.match import (
     PoseHypothesis,
     TrainingViews,
     initial_poses,
+    matched_points,
     most_matched,
     pnp_poses,
     prepare_views,
@@ -77,12 +78,6 @@ def _start(loaded: LoadedViews, settings: Settings, model: ObjectModel) -> _Star
         depth_of=depth_of,
         config=settings.match,
     )
-
-
-def _matched_points(matcher: OpenCVMatcher, image: np.ndarray, render: np.ndarray) -> np.ndarray:
-    """[M, 2] points of the image that match its render."""
-    (matches,) = matcher.match(matcher.prepare(image[None]), matcher.prepare(render[None]))
-    return matches.query_points
 
 
 def invert_category(
@@ -229,7 +224,7 @@ def _inverted(
                     images[chosen],
                     padded[chosen],
                     config,
-                    match_points=lambda im, render: _matched_points(start.matcher, im, render),
+                    match_points=functools.partial(matched_points, start.matcher),
                     on_step=lambda steps, real=real: bar.update(steps * real),
                 )
                 part = {key: value[:real] for key, value in vars(result).items()}
