@@ -94,21 +94,25 @@ def moved(viewmat, tau):
     return np.asarray(se3_exp(jnp.asarray(tau, jnp.float32)), np.float64) @ viewmat
 
 
-def tangents(gaussians, viewmat, K, blur, *, sh_degree):
-    """The splats and their tangents."""
+def tangents(gaussians, viewmat, K, blur):
+    """The splats, and their tangents with the colours' degree and without."""
     camera = Camera(viewmat, K, WIDTH, HEIGHT)
-    splats = project(gaussians, camera, sh_degree=sh_degree, blur=blur)
-    return splats, splat_tangents(gaussians, camera, splats, sh_degree=sh_degree)
+    splats = project(gaussians, camera, sh_degree=SH_DEGREE, blur=blur)
+    return splats, *(
+        splat_tangents(gaussians, camera, splats, sh_degree=degree) for degree in (SH_DEGREE, 0)
+    )
 
 
-def exact_tangents(gaussians, viewmat, K, blur):
-    """The splats' derivatives by forward differentiation."""
+def compared_tangents(gaussians, viewmat, K, blur):
+    """Those by formula, and by forward differentiation."""
 
     def of_twist(tau):
         camera = Camera(se3_exp(tau) @ viewmat, K, WIDTH, HEIGHT)
-        return project(gaussians, camera, sh_degree=SH_DEGREE, blur=blur)
+        return (project(gaussians, camera, sh_degree=SH_DEGREE, blur=blur),) * 2
 
-    return jax.jacfwd(of_twist)(jnp.zeros(6))
+    exact, splats = jax.jacfwd(of_twist, has_aux=True)(jnp.zeros(6))
+    camera = Camera(viewmat, K, WIDTH, HEIGHT)
+    return splat_tangents(gaussians, camera, splats, sh_degree=SH_DEGREE), exact
 
 
 def linear(gaussians, viewmat, K, background, near, blur):
@@ -186,8 +190,8 @@ def quickly_compiled():
 class Compiled:
     """Compiled when first called, for all tests; always with the same types of arguments."""
 
-    tangents = staticmethod(jax.jit(tangents, static_argnames="sh_degree"))
-    exact_tangents = staticmethod(jax.jit(exact_tangents))
+    tangents = staticmethod(jax.jit(tangents))
+    compared_tangents = staticmethod(jax.jit(compared_tangents))
     single = staticmethod(jax.jit(linear))
     batch = staticmethod(
         jax.jit(jax.vmap(jax.vmap(linear, (None, 0, *[None] * 4)), (0, *[None] * 5)))
@@ -231,9 +235,7 @@ class TestSplatTangents:
     def compared(self, scene, viewmat, blur=BLUR):
         """Got and exact, in float64."""
         with jax.enable_x64(True):
-            arguments = given(scene, viewmat, np.float64, blur)
-            _, got = Compiled.tangents(*arguments, sh_degree=SH_DEGREE)
-            exact = Compiled.exact_tangents(*arguments)
+            got, exact = Compiled.compared_tangents(*given(scene, viewmat, np.float64, blur))
         assert got.conics.dtype == np.float64
         return jax.tree.map(np.asarray, (got, exact))
 
@@ -260,7 +262,7 @@ class TestSplatTangents:
         np.testing.assert_allclose(got.colours[seen], by_rho, rtol=1e-9, atol=1e-12)
         assert np.abs(by_theta).max() < 1e-12 < 1e-3 < np.abs(by_rho).max()
 
-        _, single = Compiled.tangents(*given(scene, viewmat, np.float32), sh_degree=SH_DEGREE)
+        _, single, _ = Compiled.tangents(*given(scene, viewmat, np.float32))
         single = jax.tree.map(np.asarray, single)
         assert single.conics.dtype == np.float32
         assert_finite(single)
@@ -277,10 +279,7 @@ class TestSplatTangents:
                 assert np.sum((held == [x, y]).all(axis=1)) > 5
 
     def test_one_colour_from_everywhere_does_not_change(self):
-        (_, plain), (_, full) = (
-            Compiled.tangents(*given(random_scene(), VIEWMAT, np.float32), sh_degree=degree)
-            for degree in (0, SH_DEGREE)
-        )
+        _, full, plain = Compiled.tangents(*given(random_scene(), VIEWMAT, np.float32))
         assert plain.colours.shape == full.colours.shape
         assert not np.any(plain.colours)
         np.testing.assert_allclose(plain.means2d, full.means2d, rtol=1e-5, atol=1e-5)
@@ -297,7 +296,7 @@ class TestSplatTangents:
         p = np.random.default_rng(1).normal(size=(COUNT, 3)) * [1.0, 1.0, 0.02]
         p[:3] = 0.0  # at the camera's centre
         scene = random_scene(log_scales=(-100.0, 90.0)).replace(means=placed(p))
-        splats, got = Compiled.tangents(*given(scene, VIEWMAT, np.float32), sh_degree=SH_DEGREE)
+        splats, got, _ = Compiled.tangents(*given(scene, VIEWMAT, np.float32))
         assert np.sum(splats.opacities == 0.0) > COUNT // 4
         assert_finite(got)
 
@@ -428,7 +427,7 @@ class TestJacobian:
             np.testing.assert_allclose(slope, jacobian[..., j], atol=5e-3 * largest + 5e-5, rtol=0)
 
     def test_smooth_is_far_from_any_jump(self):
-        splats, _ = Compiled.tangents(*given(smooth(), VIEWMAT, np.float32), sh_degree=SH_DEGREE)
+        splats, *_ = Compiled.tangents(*given(smooth(), VIEWMAT, np.float32))
         used = np.asarray(splats.opacities) > 0.0
         # The form is convex, so a splat is faintest at one of the corners.
         corners = np.array([[0, 0], [WIDTH, 0], [0, HEIGHT], [WIDTH, HEIGHT]])

@@ -52,7 +52,9 @@ class LevenbergConfig:
         steps: at most.
         deltas: difference at which its weight has fallen to a half.
         anchors: cost, in units of the image, of moving the object by its radius.
-        keep: hypotheses an image that go through the level; the best of the level before.
+        keep: hypotheses an image that go on after the level, the best ones; one in the end.
+        spread: degrees by which the first hypothesis is turned to four sides, for four hypotheses
+            more; 0 adds none.
         damping: of the first step of each level.
         tolerance: a step that moves the object by fewer pixels ends the level.
         exposure: whether gain and bias of the object's colours are solved for with the pose.
@@ -64,9 +66,10 @@ class LevenbergConfig:
     steps: tuple[int, ...] = (10, 6, 5, 8)
     deltas: tuple[float, ...] = (0.2, 0.05, 0.05, 0.05)
     anchors: tuple[float, ...] = (0.002, 0.0, 0.0, 0.0)
-    keep: tuple[int, ...] = (8, 2, 1, 1)
+    keep: tuple[int, ...] = (2, 1, 1, 1)
+    spread: float = 25.0
     damping: float = 0.01
-    tolerance: float = 0.01
+    tolerance: float = 0.03
     exposure: bool = False
 
     def __post_init__(self) -> None:
@@ -123,11 +126,11 @@ class Inversion(struct.PyTreeNode):
     Attributes:
         viewmats: [n, 4, 4] estimated poses.
         exposures: [n, 2] gain and bias of the object's colours; 1 and 0 where not solved for.
-        path: [n, steps + 1, 4, 4] poses from the initial one on; an image that came to rest before
+        path: [n, steps + 1, 4, 4] poses from the start on; an image that came to rest before
             others of its batch repeats its last pose.
         losses: [n, steps + 1] robust difference at each pose of the path; each level of the
             second-order solver has its own measure. NaN for the last pose of "adam".
-        chosen: [n] the hypothesis the pose comes from.
+        chosen: [n] the given hypothesis that the pose comes from.
         residuals: [n] truncated difference between render and image, see `residuals_at`.
         covariances: [n, 6, 6] of the twist about the object (object radii, radians), for
             independent noise; NaN for "adam".

@@ -149,7 +149,9 @@ def solve(
         on_step(steps)
     viewmats = np.asarray(carry[0])
     path = np.swapaxes(np.concatenate([*path, viewmats[None]]), 0, 1)
-    late = pose_errors(path[:, -1 - max(1, settings.steps // 10)], viewmats, model.centre)
+    late = pose_errors(
+        path[:, -1 - max(1, settings.steps // 10)], viewmats, np.asarray(model.centre)
+    )
     exposures = plain[:, 0]
     residuals = residuals_at(model, images, viewmats[:, None], plain[:, :1])[:, 0]
     return Inversion(

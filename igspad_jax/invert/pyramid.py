@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,6 +13,7 @@ from igspad_jax.cameras import pose_errors
 from igspad_jax.invert import levenberg
 from igspad_jax.invert.config import Inversion, LevenbergConfig, Sampler
 from igspad_jax.invert.model import ObjectModel, resized
+from igspad_jax.invert.poses import retract
 from igspad_jax.invert.residuals import plain_exposures, residuals_at
 
 _SAME = 2.0  # degrees and per cent within which two poses are one hypothesis
@@ -26,29 +29,19 @@ def solve(
 ) -> Inversion:
     """See `igspad_jax.invert.invert`."""
     count = len(images)
-    images32 = np.asarray(images, np.float32)
-    viewmats, exposures = np.asarray(initial, np.float32), plain_exposures(initial)
-    chosen = np.tile(np.arange(initial.shape[1]), (count, 1))
-    costs, paths, losses, sampled = None, [viewmats[:, :, None]], [], []
-    state = None
+    images = np.asarray(images, np.float32)
+    viewmats, chosen = _with_spread(model, np.asarray(initial, np.float32), settings.spread)
+    exposures = plain_exposures(viewmats)
+    paths, losses, sampled = [viewmats[:, :, None]], [], []
     for level in range(len(settings)):
-        keep = min(settings.keep[level], viewmats.shape[1])
-        kept = _best_apart(costs, viewmats, keep, np.asarray(model.centre))
-
-        def take(values, kept=kept):
-            return np.take_along_axis(
-                values, kept.reshape(*kept.shape, *[1] * (values.ndim - 2)), axis=1
-            )
-
-        viewmats, exposures, chosen = take(viewmats), take(exposures), take(chosen)
-        paths, losses = [take(p) for p in paths], [take(x) for x in losses]
-        weights = sample(viewmats) if level else np.ones((count, keep, *images.shape[1:3]))
+        hypotheses = viewmats.shape[1]
+        weights = sample(viewmats) if level else np.ones((*viewmats.shape[:2], *images.shape[1:3]))
         sampled.append(weights.mean(axis=(1, 2, 3)))
         view = model.view(settings.widths[level], settings.cells[level])
         shape = (view.width, view.height)
         problem = levenberg.Problem(
             gaussians=view.gaussians,
-            images=jnp.repeat(jnp.asarray(resized(images32, *shape)), keep, axis=0),
+            images=jnp.repeat(jnp.asarray(resized(images, *shape)), hypotheses, axis=0),
             weights=jnp.asarray(resized(_flat(weights).astype(np.float32), *shape)),
             K=view.K,
             background=model.background,
@@ -82,33 +75,64 @@ def solve(
 
         state = view.capacity.run(refined, lambda result: result.pairs)
 
-        def unflat(values, keep=keep):
-            return np.asarray(values).reshape(count, keep, *np.shape(values)[1:])
-
-        viewmats, exposures = unflat(state.poses.viewmats), unflat(state.poses.exposures)
-        costs = unflat(state.poses.cost)
+        unflat = functools.partial(_unflat, count=count)
+        poses = state.poses
+        counted = 3.0 * jnp.sum(problem.weights, axis=(1, 2))
+        covariances = unflat(levenberg.covariances(poses.gram, counted))
         walked, lost = _trace(state, settings.steps[level])
         paths.append(unflat(walked)[:, :, 1:])
-        losses.append(unflat(lost)[:, :, 0 if level == 0 else 1 :])
+        losses.append(unflat(lost)[:, :, min(level, 1) :])
+        viewmats, exposures = unflat(poses.viewmats), unflat(poses.exposures)
+        kept = _best_apart(
+            unflat(poses.cost), viewmats, settings.keep[level], np.asarray(model.centre)
+        )
+
+        def take(values, kept=kept):
+            index = kept.reshape(*kept.shape, *[1] * (values.ndim - 2))
+            return np.take_along_axis(values, index, axis=1)
+
+        viewmats, exposures, chosen = take(viewmats), take(exposures), take(chosen)
+        paths, losses = [take(p) for p in paths], [take(x) for x in losses]
+        covariances, settled = take(covariances), take(~unflat(poses.active))
         on_step(settings.steps[level])
 
-    best = np.argmin(costs, axis=1)
-    rows = np.arange(count)
-    flat = rows * viewmats.shape[1] + best
-    counted = 3.0 * np.asarray(problem.weights).sum(axis=(1, 2))
-    covariances = levenberg.covariances(state.poses.gram, jnp.asarray(counted))
-    final, light = viewmats[rows, best], exposures[rows, best]
     return Inversion(
-        viewmats=final,
-        exposures=light,
-        path=np.concatenate([p[rows, best] for p in paths], axis=1),
-        losses=np.concatenate([x[rows, best] for x in losses], axis=1),
-        chosen=chosen[rows, best],
-        residuals=residuals_at(model, images, final[:, None], light[:, None])[:, 0],
-        covariances=np.asarray(covariances)[flat],
-        settled=~np.asarray(state.poses.active)[flat],
+        viewmats=viewmats[:, 0],
+        exposures=exposures[:, 0],
+        path=np.concatenate(paths, axis=2)[:, 0],
+        losses=np.concatenate(losses, axis=2)[:, 0],
+        chosen=chosen[:, 0],
+        residuals=residuals_at(model, images, viewmats[:, :1], exposures[:, :1])[:, 0],
+        covariances=covariances[:, 0],
+        settled=settled[:, 0],
         sampled=np.stack(sampled, axis=1),
     )
+
+
+def _with_spread(
+    model: ObjectModel, initial: np.ndarray, degrees: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Adds the first hypothesis turned about the object, to the left, right, above and below.
+
+    Returns:
+        [n, K', 4, 4] hypotheses and [n, K'] which of the `initial` ones each comes from.
+    """
+    count, given = initial.shape[:2]
+    chosen = np.tile(np.arange(given), (count, 1))
+    if not degrees:
+        return initial, chosen
+    turns = np.radians(degrees) * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
+    twists = jnp.asarray(np.pad(turns, ((0, 0), (3, 1))))
+    by_twist = jax.vmap(retract, (None, 0, None, None, None))
+    turned = jax.vmap(by_twist, (0, None, None, None, None))(
+        jnp.asarray(initial[:, 0]), twists, model.centre, model.radius, "object"
+    )
+    added = np.zeros((count, len(twists)), int)
+    return np.concatenate([initial, turned], axis=1), np.concatenate([chosen, added], axis=1)
+
+
+def _unflat(values: jax.Array | np.ndarray, count: int) -> np.ndarray:
+    return np.asarray(values).reshape(count, -1, *np.shape(values)[1:])
 
 
 def _flat(values: np.ndarray) -> np.ndarray:
@@ -123,19 +147,16 @@ def _trace(state: levenberg.Refined, steps: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _best_apart(
-    costs: np.ndarray | None, viewmats: np.ndarray, keep: int, centre: np.ndarray
+    costs: np.ndarray, viewmats: np.ndarray, keep: int, centre: np.ndarray
 ) -> np.ndarray:
     """[n, keep] hypotheses to go on with: the best ones that are not the same pose again.
 
     Args:
-        costs: [n, k]; None keeps the first ones.
+        costs: [n, k].
         viewmats: [n, k, 4, 4].
-        keep: how many.
+        keep: how many; all k if there are no more.
         centre: [3] the object's centre.
     """
-    count, hypotheses = viewmats.shape[:2]
-    if costs is None or keep == hypotheses:
-        return np.tile(np.arange(keep), (count, 1))
     kept = []
     for cost, poses in zip(costs, viewmats, strict=True):
         order = list(np.argsort(cost, kind="stable"))

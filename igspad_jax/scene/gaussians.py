@@ -47,7 +47,7 @@ class Gaussians(struct.PyTreeNode):
         return self.means.shape[0]
 
 
-def exposed(gaussians: Gaussians, gain: jax.Array, bias: jax.Array) -> Gaussians:
+def exposed(gaussians: Gaussians, gain: jax.Array | float, bias: jax.Array | float) -> Gaussians:
     """The scene photographed otherwise: every colour c becomes gain * c + bias."""
     sh = gain * gaussians.sh
     # Colours are half grey plus the harmonics.

@@ -7,6 +7,7 @@ gets in the image then fattens the object.
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -65,10 +66,12 @@ def merged(gaussians: Gaussians, cell: float) -> Gaussians:
     fill = {"opacity_logits": -30.0, "quats": 1.0}
     return Gaussians(
         **{
-            name: np.pad(
-                values.astype(np.float32),
-                [(0, missing)] + [(0, 0)] * (values.ndim - 1),
-                constant_values=fill.get(name, 0.0),
+            name: jnp.asarray(
+                np.pad(
+                    values.astype(np.float32),
+                    [(0, missing)] + [(0, 0)] * (values.ndim - 1),
+                    constant_values=fill.get(name, 0.0),
+                )
             )
             for name, values in fields.items()
         }
