@@ -120,7 +120,9 @@ def test_gross_failures_are_marked_and_listed(tmp_path):
     assert ("good/1", "false alarm") in page.badges
     assert ("Burrs/1", "missed") in page.badges
     linked = {url[1:] for url in page.urls if url.startswith("#")}
-    assert {c["data-name"] for c in page.cards if c["id"] in linked} == {"Burrs/1", "Stains/1"}
+    assert {c["data-name"] for c in page.cards if c["id"] in linked} == {
+        "Burrs/1", "Stains/1", "Stains/0",
+    }  # fmt: skip
     assert any("2 poses are off by more than 5°" in words for words in page.words)
 
 
@@ -217,3 +219,19 @@ def test_heat_scale_ignores_a_few_wild_images():
     assert np.isnan(heat_scale([], defects).normal)
     flat = heat_scale([np.zeros((5, 5))], [])
     assert flat.high > flat.low
+
+
+def test_doubted_poses_are_counted_and_come_before_trusted_ones(tmp_path):
+    records = [
+        record("good/0", "good", 0.9),
+        record("good/1", "good", 0.1, flags=("render and image disagree",)),
+        record("Burrs/0", "Burrs", 0.2),
+    ]
+    assert worst_first(records)[0] == 1
+    path = write_report(tmp_path / "report.html", "run", [category(records)], {})
+    page = Page(path.read_text(encoding="utf-8"))
+    words = " ".join(" ".join(page.words).split())
+    assert "1 of 3 poses cannot be trusted" in words
+    assert "good/1 : render and image disagree" in words
+    (link,) = [url for url in page.urls if url.startswith("#") and url.endswith("-0")]
+    assert link[1:] in page.ids

@@ -112,14 +112,16 @@ def worst_first(records: Sequence[ImageRecord]) -> list[int]:
     """The order in which a report shows its images, as indices.
 
     Images with a wrong pose come first: above `GROSS_DEGREES`, then above `OFF_DEGREES`, each by
-    the error; then all others by `wrongness`.
+    the error; then those whose pose the program itself doubts, and then the others, by
+    `wrongness`.
     """
     wrong, _ = wrongness(records)
 
-    def key(i: int) -> tuple[bool, bool, float]:
+    def key(i: int) -> tuple[bool, bool, bool, float]:
         record = records[i]
         off = record.gross or (record.degrees is not None and record.degrees > OFF_DEGREES)
         error = record.degrees if off and record.degrees == record.degrees else np.inf
-        return not record.gross, not off, -(error or 0.0) if off else -wrong[i]
+        how = -(error or 0.0) if off else -wrong[i]
+        return not record.gross, not off, off or not record.flags, how
 
     return sorted(range(len(records)), key=key)

@@ -133,6 +133,9 @@ def _section(category: CategoryReport, anchor: str, image_size: int, room: float
         "listed": listed,
         "kinds": sorted({r.kind for r in records}, key=lambda kind: (kind != GOOD, kind)),
         "gross": [records[i] for i in worst_first(records) if records[i].gross],
+        "doubted": [
+            (place, records[i]) for place, i in enumerate(worst_first(records)) if records[i].flags
+        ],
         "posed": any(r.degrees is not None for r in records),
         "legend": _legend(scale) | {"defective": len(good) < len(records)},
         "table": kind_table(category.metrics),
