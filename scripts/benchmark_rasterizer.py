@@ -7,7 +7,8 @@ The scene is a shell of thin splats like a trained object: standard deviations o
 whatever the image's size, so that the work grows with the number of splats. Times are CPU
 milliseconds (process time, all threads together), the least of several repeats, and contain
 projection, tile lists, compositing and, in the second column of each kind, the gradient of all the
-splats' parameters. On a GPU process time says nothing about the device: use wall_ms of the JSON.
+splats' parameters; a column of its own has the render with its Jacobian by the pose. On a GPU
+process time says nothing about the device: use wall_ms of the JSON.
 
 The PyTorch version is what one would write with tensors and autograd: the same projection and the
 same lists, each tile's list padded to the longest of a chunk of tiles. Before anything is timed,
@@ -32,7 +33,7 @@ from torch_rasterizer import TorchRasterizer
 from igspad_jax.cameras import Camera, intrinsics_from_angle, look_at
 from igspad_jax.files import write_json
 from igspad_jax.kernels.compositing.tiles import tile_lists
-from igspad_jax.render import Capacity, render
+from igspad_jax.render import Capacity, render, render_with_jacobian
 from igspad_jax.render.projection import project
 from igspad_jax.scene import Gaussians
 
@@ -138,7 +139,14 @@ def measure_ours(gaussians: Gaussians, camera: Camera, weights: np.ndarray) -> t
         colour = image(gaussians, viewmat)
         return jnp.sum(colour * weights), colour
 
+    def linear(gaussians, viewmat):
+        view = camera.replace(viewmat=viewmat)
+        return render_with_jacobian(
+            gaussians, view, jnp.array(_BACKGROUND), sh_degree=0, capacity=capacity.slots
+        ).jacobian
+
     forward, forward_s = compiled(image, gaussians, camera.viewmat)
+    jacobian, _ = compiled(linear, gaussians, camera.viewmat)
     both, both_s = compiled(jax.grad(loss, has_aux=True), gaussians, camera.viewmat)
 
     def run(program):
@@ -148,6 +156,7 @@ def measure_ours(gaussians: Gaussians, camera: Camera, weights: np.ndarray) -> t
     record |= {"compile_forward_s": forward_s, "compile_both_s": both_s}
     record |= timings("forward", run(forward), _REPEATS.value)
     record |= timings("both", run(both), _REPEATS.value)
+    record |= timings("jacobian", run(jacobian), _REPEATS.value)
     gradient, colour = both(gaussians, camera.viewmat)
     return record, (np.asarray(colour), [np.asarray(leaf) for leaf in jax.tree.leaves(gradient)])
 
@@ -196,7 +205,7 @@ def machine() -> dict:
 
 def _row(cells: list[str]) -> str:
     return "".join(
-        cell.rjust(width) for cell, width in zip(cells, (8, 6, 9, 17, 17, 19), strict=True)
+        cell.rjust(width) for cell, width in zip(cells, (8, 6, 9, 17, 14, 17, 19), strict=True)
     )
 
 
@@ -231,8 +240,11 @@ def main(argv: list[str]) -> None:
     has_torch = importlib.util.find_spec("torch") is not None
     if _TORCH.value and not has_torch:
         print("torch is not installed, so ours is measured alone; pip install -e .[bench]")
-    print("CPU-ms, forward / forward + backward; compile time in CPU-s", flush=True)
-    print(_row(["splats", "size", "slots", "ours", "compile", "torch"]), flush=True)
+    print(
+        "CPU-ms, forward / forward + backward, render with pose Jacobian; compile time in CPU-s",
+        flush=True,
+    )
+    print(_row(["splats", "size", "slots", "ours", "Jacobian", "compile", "torch"]), flush=True)
     records = []
     for count in counts:
         for size in sizes:
@@ -245,6 +257,7 @@ def main(argv: list[str]) -> None:
             records.append({"count": count, "size": size, **record})
             cells = [str(count), str(size), str(record["pairs"])]
             cells += [_pair(record, "forward_ms", "both_ms", 0)]
+            cells += [f"{record['jacobian_ms']:.0f}"]
             cells += [_pair(record, "compile_forward_s", "compile_both_s", 1)]
             cells += [_pair(record, "torch_forward_ms", "torch_both_ms", 0)]
             print(_row(cells), flush=True)

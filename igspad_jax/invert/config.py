@@ -55,6 +55,8 @@ class LevenbergConfig:
         keep: hypotheses an image that go on after the level, the best ones; one in the end.
         spread: degrees by which the first hypothesis is turned to four sides, for four hypotheses
             more; 0 adds none.
+        rejoin: level that the first hypothesis enters once more, as it was given: where much of
+            the object is missing, coarse levels can spoil a good one. 0 is never.
         damping: of the first step of each level.
         tolerance: a step that moves the object by fewer pixels ends the level.
         exposure: whether gain and bias of the object's colours are solved for with the pose.
@@ -68,6 +70,7 @@ class LevenbergConfig:
     anchors: tuple[float, ...] = (0.002, 0.0, 0.0, 0.0)
     keep: tuple[int, ...] = (2, 1, 1, 1)
     spread: float = 25.0
+    rejoin: int = 2
     damping: float = 0.01
     tolerance: float = 0.03
     exposure: bool = False

@@ -32,8 +32,15 @@ def solve(
     images = np.asarray(images, np.float32)
     viewmats, chosen = _with_spread(model, np.asarray(initial, np.float32), settings.spread)
     exposures = plain_exposures(viewmats)
-    paths, losses, sampled = [viewmats[:, :, None]], [], []
+    path, losses = viewmats[:, :, None], np.zeros((*viewmats.shape[:2], 0), np.float32)
+    sampled = []
     for level in range(len(settings)):
+        if level and level == settings.rejoin:
+            given = np.asarray(initial[:, :1], np.float32)
+            viewmats, chosen = _joined(viewmats, given), np.pad(chosen, ((0, 0), (0, 1)))
+            exposures = _joined(exposures, plain_exposures(given))
+            path = _joined(path, np.repeat(given[:, :, None], path.shape[2], axis=2))
+            losses = _joined(losses, np.full((count, 1, losses.shape[2]), np.nan, np.float32))
         hypotheses = viewmats.shape[1]
         weights = sample(viewmats) if level else np.ones((*viewmats.shape[:2], *images.shape[1:3]))
         sampled.append(weights.mean(axis=(1, 2, 3)))
@@ -80,8 +87,8 @@ def solve(
         counted = 3.0 * jnp.sum(problem.weights, axis=(1, 2))
         covariances = unflat(levenberg.covariances(poses.gram, counted))
         walked, lost = _trace(state, settings.steps[level])
-        paths.append(unflat(walked)[:, :, 1:])
-        losses.append(unflat(lost)[:, :, min(level, 1) :])
+        path = np.concatenate([path, unflat(walked)[:, :, 1:]], axis=2)
+        losses = np.concatenate([losses, unflat(lost)[:, :, min(level, 1) :]], axis=2)
         viewmats, exposures = unflat(poses.viewmats), unflat(poses.exposures)
         kept = _best_apart(
             unflat(poses.cost), viewmats, settings.keep[level], np.asarray(model.centre)
@@ -92,15 +99,15 @@ def solve(
             return np.take_along_axis(values, index, axis=1)
 
         viewmats, exposures, chosen = take(viewmats), take(exposures), take(chosen)
-        paths, losses = [take(p) for p in paths], [take(x) for x in losses]
+        path, losses = take(path), take(losses)
         covariances, settled = take(covariances), take(~unflat(poses.active))
         on_step(settings.steps[level])
 
     return Inversion(
         viewmats=viewmats[:, 0],
         exposures=exposures[:, 0],
-        path=np.concatenate(paths, axis=2)[:, 0],
-        losses=np.concatenate(losses, axis=2)[:, 0],
+        path=path[:, 0],
+        losses=losses[:, 0],
         chosen=chosen[:, 0],
         residuals=residuals_at(model, images, viewmats[:, :1], exposures[:, :1])[:, 0],
         covariances=covariances[:, 0],
@@ -129,6 +136,10 @@ def _with_spread(
     )
     added = np.zeros((count, len(twists)), int)
     return np.concatenate([initial, turned], axis=1), np.concatenate([chosen, added], axis=1)
+
+
+def _joined(hypotheses: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return np.concatenate([hypotheses, others], axis=1)
 
 
 def _unflat(values: jax.Array | np.ndarray, count: int) -> np.ndarray:

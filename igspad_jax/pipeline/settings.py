@@ -114,6 +114,7 @@ _LEAST: dict[str, float] = {
     "invert.levenberg.widths": 0, "invert.levenberg.blurs": 0, "invert.levenberg.cells": 0,
     "invert.levenberg.steps": 1, "invert.levenberg.keep": 1, "invert.levenberg.tolerance": 0,
     "invert.levenberg.anchors": 0, "invert.levenberg.spread": 0,
+    "invert.levenberg.rejoin": 0,
     "detect.pool": 0, "detect.expectation": 0,
     "evaluate.sizes": 1,
 }  # fmt: skip
