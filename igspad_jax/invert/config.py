@@ -102,7 +102,8 @@ class InvertConfig:
     Attributes:
         solver: "levenberg" or "adam".
         batch: images inverted at once.
-        sampling: whether matching point sampling weights the differences.
+        sampling: whether matching point sampling weights the differences; never at the coarsest
+            level, where poses are too rough to match at.
         sampling_radius: k of equation 4, as a share of the image's width.
         sampling_min_points: fewer matches than this and the whole image counts.
         adam: settings of that solver.
@@ -132,7 +133,8 @@ class Inversion(struct.PyTreeNode):
         path: [n, steps + 1, 4, 4] poses from the start on; an image that came to rest before
             others of its batch repeats its last pose.
         losses: [n, steps + 1] robust difference at each pose of the path; each level of the
-            second-order solver has its own measure. NaN for the last pose of "adam".
+            second-order solver has its own measure. NaN where it was not measured: at the last pose
+            of "adam", and before a hypothesis rejoined.
         chosen: [n] the given hypothesis that the pose comes from.
         residuals: [n] truncated difference between render and image, see `residuals_at`.
         covariances: [n, 6, 6] of the twist about the object (object radii, radians), for

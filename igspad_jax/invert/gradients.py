@@ -41,7 +41,8 @@ def value_and_pose_gradient(
     Works under `jit` and `vmap`.
 
     Args:
-        loss: from the render to the loss [] and anything else that is wanted of it.
+        loss: from the render to the loss [] and anything else that is wanted of it; of colour and
+            alpha: the analytic modes know no derivative of the depth.
         gaussians: the scene.
         camera: one camera, viewmat [4, 4].
         background: [3] RGB behind the scene.

@@ -242,7 +242,7 @@ def refine(
 
     def pixels(viewmats, step):
         """How far a step moves points at the object's outline."""
-        depth = viewmats[:, 2, :3] @ problem.centre + viewmats[:, 2, 3]
+        depth = jax.vmap(place)(viewmats)[:, 2]
         reach = problem.K[0, 0] * problem.radius / jnp.maximum(depth, NEAR)
         return reach * (
             jnp.linalg.norm(step[:, :3], axis=1) + jnp.linalg.norm(step[:, 3:6], axis=1)

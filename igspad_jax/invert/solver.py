@@ -43,7 +43,8 @@ def invert(
     """
     if config.sampling and match_points is None:
         raise ValueError("matching point sampling needs `match_points`")
-    if images.shape[1:] != (model.height, model.width, 3) or initial.ndim != 4:
+    fits = images.shape[1:] == (model.height, model.width, 3) and len(images) == len(initial) > 0
+    if not fits or initial.ndim != 4 or initial.shape[2:] != (4, 4) or not initial.shape[1]:
         raise ValueError(
             f"images {images.shape}, initial {initial.shape}: [n, {model.height}, {model.width}, "
             "3] and [n, K, 4, 4] are expected"

@@ -181,7 +181,8 @@ def render_with_jacobian(
         splats.depths[None],
         splats.radii[None],
         jnp.concatenate([moving.means2d, moving.conics], axis=1)[None],
-        moving.colours[None],
+        # Colours of degree 0 stay as they are, wherever the camera goes.
+        moving.colours[None, ..., : 3 if sh_degree else 0],
         background[None],
         width=camera.width,
         height=camera.height,

@@ -7,6 +7,8 @@ behind a splat is the pixel's total, known from the first walk, less what came b
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -69,9 +71,9 @@ def composite_jacobian(
     batch, height, width, channels = *out.shape[:3], out.shape[3] - 1
     parameters, coloured = tangents.shape[-1], colour_tangents.shape[-1]
     slopes = _log_alpha_slopes(splats, tangents)
-    rows = [splats, slopes, colour_tangents]
+    rows = [r.reshape(*r.shape[:2], math.prod(r.shape[2:])) for r in (slopes, colour_tangents)]
     groups = group_tiles(lists, width, height)
-    table, _ = pair_table(jnp.concatenate([r.reshape(*r.shape[:2], -1) for r in rows], -1), lists)
+    table, _ = pair_table(jnp.concatenate([splats, *rows], axis=-1), lists)
     total = to_tiles(out[..., :-1] + out[..., -1:] * background[:, None, None, :])
     total = jnp.concatenate([total, jnp.zeros((1, *total.shape[1:]))])
     x, y = pixel_offsets()
