@@ -55,6 +55,7 @@ SETTINGS = Settings(
             cells=(8, 0),
             steps=(4, 3),
             deltas=(0.2, 0.05),
+            anchors=(0.002, 0.0),
             keep=(4, 1),
         ),
     ),

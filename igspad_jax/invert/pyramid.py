@@ -32,7 +32,8 @@ def solve(
     images = np.asarray(images, np.float32)
     viewmats, chosen = _with_spread(model, np.asarray(initial, np.float32), settings.spread)
     exposures = plain_exposures(viewmats)
-    path, losses = viewmats[:, :, None], np.zeros((*viewmats.shape[:2], 0), np.float32)
+    path: np.ndarray = viewmats[:, :, None]
+    losses: np.ndarray = np.zeros((*viewmats.shape[:2], 0), np.float32)
     sampled = []
     for level in range(len(settings)):
         if level and level == settings.rejoin:
@@ -42,14 +43,18 @@ def solve(
             path = _joined(path, np.repeat(given[:, :, None], path.shape[2], axis=2))
             losses = _joined(losses, np.full((count, 1, losses.shape[2]), np.nan, np.float32))
         hypotheses = viewmats.shape[1]
-        weights = sample(viewmats) if level else np.ones((*viewmats.shape[:2], *images.shape[1:3]))
+        weights = (
+            sample(viewmats)
+            if level
+            else np.ones((*viewmats.shape[:2], model.height, model.width), np.float32)
+        )
         sampled.append(weights.mean(axis=(1, 2, 3)))
         view = model.view(settings.widths[level], settings.cells[level])
         shape = (view.width, view.height)
         problem = levenberg.Problem(
             gaussians=view.gaussians,
             images=jnp.repeat(jnp.asarray(resized(images, *shape)), hypotheses, axis=0),
-            weights=jnp.asarray(resized(_flat(weights).astype(np.float32), *shape)),
+            weights=jnp.asarray(resized(_flat(weights), *shape)),
             K=view.K,
             background=model.background,
             centre=model.centre,
@@ -94,10 +99,7 @@ def solve(
             unflat(poses.cost), viewmats, settings.keep[level], np.asarray(model.centre)
         )
 
-        def take(values, kept=kept):
-            index = kept.reshape(*kept.shape, *[1] * (values.ndim - 2))
-            return np.take_along_axis(values, index, axis=1)
-
+        take = functools.partial(_take, kept=kept)
         viewmats, exposures, chosen = take(viewmats), take(exposures), take(chosen)
         path, losses = take(path), take(losses)
         covariances, settled = take(covariances), take(~unflat(poses.active))
@@ -136,6 +138,11 @@ def _with_spread(
     )
     added = np.zeros((count, len(twists)), int)
     return np.concatenate([initial, turned], axis=1), np.concatenate([chosen, added], axis=1)
+
+
+def _take(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """[n, keep, ...] of [n, k, ...] values, by [n, keep] indices."""
+    return np.take_along_axis(values, kept.reshape(*kept.shape, *[1] * (values.ndim - 2)), axis=1)
 
 
 def _joined(hypotheses: np.ndarray, others: np.ndarray) -> np.ndarray:
