@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +31,7 @@ from torch_rasterizer import TorchRasterizer
 from igspad_jax.cameras import Camera, intrinsics_from_angle, look_at
 from igspad_jax.files import write_json
 from igspad_jax.kernels.compositing.tiles import tile_lists
+from igspad_jax.machine import machine
 from igspad_jax.render import Capacity, render, render_with_jacobian
 from igspad_jax.render.projection import project
 from igspad_jax.scene import Gaussians
@@ -187,22 +186,6 @@ def measure_torch(gaussians: Gaussians, camera: Camera, weights: np.ndarray, our
     return record | timings("torch_both", rasterizer.both, max(_REPEATS.value // 2, 1))
 
 
-def machine() -> dict:
-    """What the numbers were measured on."""
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].split(":", 1)[1].strip() if names else cpu
-    return {
-        "cpu": cpu,
-        "threads": _THREADS.value,
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def _row(cells: list[str]) -> str:
     return "".join(
         cell.rjust(width) for cell, width in zip(cells, (8, 6, 9, 17, 14, 17, 19), strict=True)
@@ -262,7 +245,8 @@ def main(argv: list[str]) -> None:
             cells += [_pair(record, "torch_forward_ms", "torch_both_ms", 0)]
             print(_row(cells), flush=True)
     if _OUT.value:
-        write_json(_OUT.value, {"machine": machine(), "results": records})
+        on = machine() | {"threads": _THREADS.value}
+        write_json(_OUT.value, {"machine": on, "results": records})
 
 
 if __name__ == "__main__":

@@ -18,13 +18,10 @@ compilation. What is measured already is not measured again. --out gets
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 
 from igspad_jax.data import Category, TestImage, load_test, load_train
@@ -54,6 +51,7 @@ from igspad_jax.experiment import (
     write_success,
 )
 from igspad_jax.files import write_json, write_whole
+from igspad_jax.machine import machine
 from igspad_jax.pipeline import command
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.inversion import object_model
@@ -137,20 +135,6 @@ def _subject(category: Category, settings: Settings, folder: RunFolder) -> Subje
     )
 
 
-def _machine() -> dict[str, Any]:
-    """What the seconds were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": cores,
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-    }
-
-
 def _print(tables: Sequence[Table]) -> None:
     print("\n\n".join(format_table(table) for table in tables), end="\n\n")
 
@@ -161,7 +145,7 @@ def _write_grid(records: Sequence[Mapping[str, Any]], out: Path, success: Level)
     _print(tables)
     text = "\n".join(markdown(table) for table in tables)
     print(write_whole(out / "table.md", lambda file: file.write(text.encode())))
-    content = {"machine": _machine(), **results(records, success)}
+    content = {"machine": machine(), **results(records, success)}
     print(write_json(out / "results.json", content))
     for name, write in (("success", write_success), ("convergence", write_convergence)):
         write(out / f"{name}.png", records, success)

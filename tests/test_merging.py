@@ -9,6 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from igspad_jax.cameras import Camera, intrinsics_from_angle, look_at
+from igspad_jax.errors import InputError
 from igspad_jax.kernels.compositing.tiles import ALPHA_CUT
 from igspad_jax.render.projection import project
 from igspad_jax.render.reference import render_brute_force
@@ -97,16 +98,16 @@ def quickly_compiled():
 
 class TestMoments:
     def test_two_of_one_cell_by_hand(self):
-        """Weights are opacity times the area of the two longest axes: 0.8 * 8 and 0.4 * 4."""
+        """Weights are -log(1 - opacity) times the area of the two longest axes: 0.8 and 0.2."""
         pair = gaussians_of(
             [[0.2, 0.3, 0.4], [0.6, 0.3, 0.8]],
             [[0.2, 0.4, 0.1], [0.2, 0.1, 0.2]],
-            [0.8, 0.4],
+            1.0 - np.exp([-1.0, -0.5]),
             sh=[[[1.0, 0.0, -1.0]] * 4, [[0.0, 2.0, 4.0]] * 4],
         )
         result = shown(coarse_of(pair, 1.0))
         assert len(result) == 1
-        first, second = 0.8, 0.2  # 6.4 and 1.6 of 8
+        first, second = 0.8, 0.2  # 1.0 * 0.08 and 0.5 * 0.04
         np.testing.assert_allclose(result.means, [[0.28, 0.3, 0.48]], atol=1e-6)
         np.testing.assert_allclose(result.sh, [[[0.8, 0.4, 0.0]] * 4], atol=1e-6)
         # Their own covariances, and their distances from the mean.
@@ -116,7 +117,7 @@ class TestMoments:
         np.testing.assert_allclose(covariances_of(result), [spread], atol=1e-6)
         # The pair's total area over the one's, at random.
         largest = np.sqrt(np.sort(np.linalg.eigvalsh(spread))[1:])
-        total = 0.8 * 0.2 * 0.4 + 0.4 * 0.2 * 0.2
+        total = 1.0 * 0.2 * 0.4 + 0.5 * 0.2 * 0.2
         expected = 1.0 - np.exp(-total / np.prod(largest))
         np.testing.assert_allclose(opacities_of(result), [expected], rtol=1e-5)
 
@@ -134,7 +135,7 @@ class TestMoments:
         result = shown(coarse_of(many, 1.0))
         assert len(result) == 1
         scales = np.sort(np.exp(np.asarray(many.log_scales, np.float64)), axis=1)
-        weights = opacities_of(many) * scales[:, 1] * scales[:, 2]
+        weights = -np.log1p(-opacities_of(many)) * scales[:, 1] * scales[:, 2]
         weights /= weights.sum()
         means = np.asarray(many.means, np.float64)
         centre = weights @ means
@@ -166,6 +167,9 @@ class TestMoments:
             covariances_of(result)[back], covariances_of(alone)[order], atol=1e-6
         )
         np.testing.assert_allclose(result.sh[back], np.asarray(alone.sh)[order], atol=1e-6)
+        np.testing.assert_allclose(
+            opacities_of(result)[back], opacities_of(alone)[order], rtol=1e-5
+        )
 
     def test_cells_are_cubes_of_a_grid_on_both_sides_of_the_origin(self):
         means = [[-0.1, 0.1, 0.1], [0.1, 0.1, 0.1], [0.4, 0.1, 0.1], [0.6, 0.1, 0.1]]
@@ -179,7 +183,7 @@ class TestMoments:
 
         found = [opacity(count) for count in (1, 2, 4, 64)]
         assert found == sorted(found)
-        assert found[1] == pytest.approx(1.0 - np.exp(-0.6), rel=1e-5)
+        assert found[:2] == pytest.approx([0.3, 1.0 - 0.7**2], rel=1e-5)
         assert found[-1] == pytest.approx(0.99)
 
     def test_faint_ones_count_nothing(self):
@@ -187,9 +191,19 @@ class TestMoments:
         result = shown(coarse_of(gaussians_of(means, 0.05, [0.5, 0.005, 0.005]), 1.0))
         np.testing.assert_allclose(result.means, means[:1], atol=1e-6)
 
-    def test_one_much_wider_than_its_cell_makes_no_giant_of_it(self):
-        result = shown(coarse_of(gaussians_of([[0.5, 0.5, 0.5]], [5.0, 0.1, 0.1], 0.5), 1.0))
-        assert np.exp(result.log_scales).max() == pytest.approx(2.0, rel=1e-4)
+    def test_one_wider_than_two_cells_stays_apart_as_it_is(self):
+        means = [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0.4, 0.5, 0.5]]
+        scales = [[5.0, 0.1, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.1]]
+        result = shown(coarse_of(gaussians_of(means, scales, [0.7, 0.5, 0.5]), 1.0))
+        widths = np.exp(result.log_scales).max(axis=1)
+        wide = widths.argmax()
+        assert len(result) == 2 and widths[wide] == pytest.approx(5.0, rel=1e-4)
+        assert opacities_of(result)[wide] == pytest.approx(0.7, rel=1e-5)
+        assert widths[1 - wide] < 0.2
+
+    def test_a_scene_that_cannot_be_seen_is_an_error(self):
+        with pytest.raises(InputError, match="none of its 64 Gaussians"):
+            coarse_of(gaussians_of([[0.5, 0.5, 0.5]], 0.1, 0.005), 1.0)
 
     def test_flat_ones_keep_a_thickness(self):
         """Or needles without width would come of Gaussians in a row."""

@@ -99,7 +99,8 @@ def tangents(gaussians, viewmat, K, blur):
     camera = Camera(viewmat, K, WIDTH, HEIGHT)
     splats = project(gaussians, camera, sh_degree=SH_DEGREE, blur=blur)
     return splats, *(
-        splat_tangents(gaussians, camera, splats, sh_degree=degree) for degree in (SH_DEGREE, 0)
+        splat_tangents(gaussians, camera, splats, sh_degree=degree, blur=blur)
+        for degree in (SH_DEGREE, 0)
     )
 
 
@@ -112,7 +113,7 @@ def compared_tangents(gaussians, viewmat, K, blur):
 
     exact, splats = jax.jacfwd(of_twist, has_aux=True)(jnp.zeros(6))
     camera = Camera(viewmat, K, WIDTH, HEIGHT)
-    return splat_tangents(gaussians, camera, splats, sh_degree=SH_DEGREE), exact
+    return splat_tangents(gaussians, camera, splats, sh_degree=SH_DEGREE, blur=blur), exact
 
 
 def linear(gaussians, viewmat, K, background, near, blur):
@@ -244,9 +245,8 @@ class TestSplatTangents:
         [
             pytest.param(random_scene, 2e-5, id="random"),
             pytest.param(far_outside, 2e-5, id="outside the view"),
-            # dA = -A dS A cancels where S is long and thin.
-            pytest.param(lambda: random_scene(log_scales=(-12.0, 0.0)), 1e-2, id="all sizes"),
-            pytest.param(lambda: needles(0.3), 5e-2, id="needles"),
+            pytest.param(lambda: random_scene(log_scales=(-12.0, 0.0)), 1e-4, id="all sizes"),
+            pytest.param(lambda: needles(0.3), 1e-3, id="needles"),
         ],
     )
     @pytest.mark.parametrize("viewmat", VIEWMATS)
@@ -344,7 +344,7 @@ class TestJacobian:
         ("scene", "jacobian"),
         [
             pytest.param(opaque, 1e-4, id="opacity one"),  # 0.99 is passed, and many times
-            pytest.param(lambda: needles(0.3), 2e-3, id="needles"),
+            pytest.param(lambda: needles(0.3), 3e-4, id="needles"),
             pytest.param(lambda: random_scene(log_scales=(-90.0, -80.0)), 1e-4, id="points"),
             pytest.param(
                 lambda: random_scene().replace(means=0.02 * random_scene().means),

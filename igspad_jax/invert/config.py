@@ -72,14 +72,14 @@ class LevenbergConfig:
     spread: float = 25.0
     rejoin: int = 2
     damping: float = 0.01
-    tolerance: float = 0.03
+    tolerance: float = 0.05
     exposure: bool = False
 
     def __post_init__(self) -> None:
         """Checks that all levels are told in full.
 
         Raises:
-            InputError: if the tuples differ in length.
+            InputError: if the tuples differ in length, or there is no level to rejoin.
         """
         lengths = {
             f.name: len(value)
@@ -89,6 +89,11 @@ class LevenbergConfig:
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{name} {count}" for name, count in lengths.items())
             raise InputError(f"setting config.invert.levenberg: levels differ in number ({told})")
+        if self.rejoin >= len(self):
+            raise InputError(
+                f"setting config.invert.levenberg.rejoin: there is no level {self.rejoin}; "
+                f"0 (never) to {len(self) - 1} are there"
+            )
 
     def __len__(self) -> int:
         """The number of levels."""

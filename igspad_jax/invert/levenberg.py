@@ -53,8 +53,6 @@ class Problem(NamedTuple):
 
     Attributes:
         gaussians: the scene.
-        images: [m, H, W, 3] at this level's size, not yet blurred.
-        weights: [m, H, W] what each pixel counts.
         K: [3, 3] intrinsics at this level's size.
         background: [3] RGB.
         centre: [3] the object's centre in the world.
@@ -70,8 +68,6 @@ class Problem(NamedTuple):
     """
 
     gaussians: Gaussians
-    images: jax.Array
-    weights: jax.Array
     K: jax.Array
     background: jax.Array
     centre: jax.Array
@@ -90,16 +86,14 @@ class Refined(NamedTuple):
 
     Attributes:
         poses: the best met.
-        path: [longest + 1, m, 4, 4] the best so far after each step; what lies beyond `taken` is 0.
-        costs: [longest + 1, m] theirs.
-        taken: [] steps.
-        pairs: [] slots the renders asked for at most.
+        path: [m, longest + 1, 4, 4] the best so far after each step, the last one to the end.
+        costs: [m, longest + 1] theirs.
+        pairs: [m] slots the renders asked for at most.
     """
 
     poses: Poses
     path: jax.Array
     costs: jax.Array
-    taken: jax.Array
     pairs: jax.Array
 
 
@@ -162,18 +156,14 @@ def _weighed(columns: jax.Array, weight: jax.Array, delta: jax.Array):
 
 
 def _step(gram: jax.Array, damping: jax.Array) -> jax.Array:
-    """[m, D] Levenberg-Marquardt steps, no longer than the derivatives can be trusted."""
-    normal, slope = gram[:, :-1, :-1], gram[:, :-1, -1]
-    size = normal.shape[-1]
-    diagonal = jnp.diagonal(normal, axis1=1, axis2=2)
+    """[D] Levenberg-Marquardt step, no longer than the derivatives can be trusted."""
+    normal, slope = gram[:-1, :-1], gram[:-1, -1]
+    diagonal = jnp.diagonal(normal)
     # A direction that moves no pixel stays where it is.
-    floor = 1e-9 + 1e-6 * jnp.max(diagonal, axis=1, keepdims=True)
-    added = damping[:, None] * diagonal + floor
-    step = -jnp.linalg.solve(normal + added[..., None] * jnp.eye(size), slope[..., None])[..., 0]
-    length = jnp.maximum(
-        jnp.linalg.norm(step[:, :3], axis=1), jnp.linalg.norm(step[:, 3:6], axis=1)
-    )
-    return step * jnp.minimum(1.0, _FARTHEST / jnp.maximum(length, 1e-9))[:, None]
+    floor = 1e-9 + 1e-6 * jnp.max(diagonal)
+    step = -jnp.linalg.solve(normal + jnp.diag(damping * diagonal + floor), slope)
+    length = jnp.maximum(jnp.linalg.norm(step[:3]), jnp.linalg.norm(step[3:6]))
+    return step * jnp.minimum(1.0, _FARTHEST / jnp.maximum(length, 1e-9))
 
 
 @functools.partial(
@@ -183,6 +173,8 @@ def _step(gram: jax.Array, damping: jax.Array) -> jax.Array:
 def refine(
     viewmats: jax.Array,
     exposures: jax.Array,
+    images: jax.Array,
+    weights: jax.Array,
     problem: Problem,
     *,
     sh_degree: int,
@@ -193,99 +185,111 @@ def refine(
 ) -> Refined:
     """Runs one level on m hypotheses.
 
-    Hypotheses that have come to rest see nothing any more, so that their tiles cost nothing.
-
     Args:
         viewmats: [m, 4, 4] to start from.
         exposures: [m, 2] to start from.
+        images: [m, H, W, 3] at the level's size, not yet blurred.
+        weights: [m, H, W] what each pixel counts.
         problem: the level.
         sh_degree: of the scene.
         capacity: as for `render`.
         blurred: whether `problem.blur` is to be applied.
         with_exposure: whether gain and bias of the object's colours are solved for.
-        longest: length of the traces; no less than `problem.steps`.
+        longest: length of the traces less one; no less than `problem.steps`.
     """
-    differences = functools.partial(
-        _differences,
-        problem=problem,
-        sh_degree=sh_degree,
-        capacity=capacity,
-        blurred=blurred,
-        with_exposure=with_exposure,
-    )
+
+    def one(start):
+        viewmat, exposure, image, weight = start
+        return _refine_one(
+            viewmat,
+            exposure,
+            image,
+            weight,
+            problem,
+            sh_degree=sh_degree,
+            capacity=capacity,
+            blurred=blurred,
+            with_exposure=with_exposure,
+            longest=longest,
+        )
+
+    starts = (viewmats, exposures, images, weights)
+    # A CPU gains nothing from doing all at once, and one by one each ends when it has come to rest.
+    return jax.lax.map(one, starts) if jax.default_backend() == "cpu" else jax.vmap(one)(starts)
+
+
+def _refine_one(
+    viewmat, exposure, image, weight, problem: Problem, *,
+    sh_degree: int, capacity: int, blurred: bool, with_exposure: bool, longest: int,
+) -> Refined:  # fmt: skip
+    """`refine` of one hypothesis."""
 
     def place(viewmat):
         return _einsum("ij,j->i", viewmat[:3, :3], problem.centre) + viewmat[:3, 3]
 
-    found_at = jax.vmap(place)(viewmats)
-
-    def weighed(viewmats, exposures, active):
-        def one(viewmat, exposure, image, weight, active, found_at):
-            near = jnp.where(active, NEAR, jnp.inf)
-            columns, pairs = differences(viewmat, exposure, image, near)
-            cost, gram = _weighed(columns, weight, problem.delta)
-            away = (place(viewmat) - found_at) / problem.radius
-            # The Gram matrix belongs to delta times the cost.
-            pull = 2.0 * problem.anchor * problem.delta
-            gram = gram.at[:3, :3].add(pull * jnp.eye(3)).at[:3, -1].add(pull * away)
-            return cost + problem.anchor * jnp.sum(jnp.square(away)), gram, pairs
-
-        return jax.vmap(one)(viewmats, exposures, problem.images, problem.weights, active, found_at)
-
-    def moved(viewmats, exposures, step):
-        viewmats = jax.vmap(
-            lambda v, s: retract(v, s[:6], problem.centre, problem.radius, "object")
-        )(viewmats, step)
-        if with_exposure:
-            exposures = exposures + step[:, 6:]
-        return viewmats, exposures
-
-    def pixels(viewmats, step):
-        """How far a step moves points at the object's outline."""
-        depth = jax.vmap(place)(viewmats)[:, 2]
-        reach = problem.K[0, 0] * problem.radius / jnp.maximum(depth, NEAR)
-        return reach * (
-            jnp.linalg.norm(step[:, :3], axis=1) + jnp.linalg.norm(step[:, 3:6], axis=1)
+    def weighed(viewmat, exposure, active):
+        # In a batch, one that has come to rest sees nothing any more: its tiles cost nothing.
+        columns, pairs = _differences(
+            viewmat,
+            exposure,
+            image,
+            jnp.where(active, NEAR, jnp.inf),
+            problem,
+            sh_degree=sh_degree,
+            capacity=capacity,
+            blurred=blurred,
+            with_exposure=with_exposure,
         )
+        cost, gram = _weighed(columns, weight, problem.delta)
+        away = (place(viewmat) - found_at) / problem.radius
+        # The Gram matrix belongs to delta times the cost.
+        pull = 2.0 * problem.anchor * problem.delta
+        gram = gram.at[:3, :3].add(pull * jnp.eye(3)).at[:3, -1].add(pull * away)
+        return cost + problem.anchor * jnp.sum(jnp.square(away)), gram, pairs
 
-    everyone = jnp.ones(len(viewmats), bool)
-    cost, gram, pairs = weighed(viewmats, exposures, everyone)
-    start = Poses(viewmats, exposures, cost, gram, everyone)
-    path = jnp.zeros((longest + 1, *viewmats.shape)).at[0].set(viewmats)
-    costs = jnp.zeros((longest + 1, len(viewmats))).at[0].set(cost)
-    damping = jnp.broadcast_to(problem.damping, cost.shape)
+    def pixels(viewmat, step):
+        """How far a step moves points at the object's outline."""
+        reach = problem.K[0, 0] * problem.radius / jnp.maximum(place(viewmat)[2], NEAR)
+        return reach * (jnp.linalg.norm(step[:3]) + jnp.linalg.norm(step[3:6]))
 
     def unfinished(carry):
-        taken, poses = carry[0], carry[1]
-        return (taken < problem.steps) & jnp.any(poses.active)
+        return carry[1].active & (carry[0] < problem.steps)
 
     def advance(carry):
         taken, poses, damping, path, costs, most = carry
-        step = _step(poses.gram, damping)
-        viewmats, exposures = moved(poses.viewmats, poses.exposures, step)
-        cost, gram, pairs = weighed(viewmats, exposures, poses.active)
-        better = poses.active & (cost < poses.cost)
+        # The first round only looks: it would take as long to compile a look of its own.
+        looks = taken < 0
+        step = jnp.where(looks, 0.0, _step(poses.gram, damping))
+        viewmat = retract(poses.viewmats, step[:6], problem.centre, problem.radius, "object")
+        viewmat = jnp.where(looks, poses.viewmats, viewmat)
+        exposure = poses.exposures + step[6:] if with_exposure else poses.exposures
+        cost, gram, pairs = weighed(viewmat, exposure, poses.active)
+        better = cost < poses.cost
         small = pixels(poses.viewmats, step) < problem.tolerance
-        damping = jnp.where(better, damping * _FASTER, damping * _SLOWER)
+        tried = jnp.where(better, damping * _FASTER, damping * _SLOWER)
+        found = Poses(viewmat, exposure, cost, gram, poses.active)
+        best = jax.tree.map(lambda new, old: jnp.where(better | looks, new, old), found, poses)
+        best = best._replace(active=looks | (~small & (tried < _GIVE_UP)))
+        path = path.at[taken + 1].set(best.viewmats)
+        costs = costs.at[taken + 1].set(best.cost)
+        damping = jnp.where(looks, damping, tried)
+        return taken + 1, best, damping, path, costs, jnp.maximum(most, pairs)
 
-        def pick(new, old):
-            return jnp.where(better.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-
-        poses = Poses(
-            viewmats=pick(viewmats, poses.viewmats),
-            exposures=pick(exposures, poses.exposures),
-            cost=pick(cost, poses.cost),
-            gram=pick(gram, poses.gram),
-            active=poses.active & ~small & (damping < _GIVE_UP),
-        )
-        path = path.at[taken + 1].set(poses.viewmats)
-        costs = costs.at[taken + 1].set(poses.cost)
-        return taken + 1, poses, damping, path, costs, jnp.maximum(most, jnp.max(pairs))
-
-    carry = (jnp.int32(0), start, damping, path, costs, jnp.max(pairs))
+    size = 9 if with_exposure else 7
+    found_at = place(viewmat)
+    start = Poses(
+        viewmats=viewmat,
+        exposures=exposure,
+        cost=jnp.inf * jnp.ones(()),
+        gram=jnp.zeros((size, size)),
+        active=jnp.bool_(True),
+    )
+    path, costs = jnp.zeros((longest + 1, 4, 4)), jnp.zeros(longest + 1)
+    carry = (jnp.int32(-1), start, problem.damping, path, costs, jnp.int32(0))
     taken, poses, _, path, costs, most = jax.lax.while_loop(unfinished, advance, carry)
+    till = jnp.minimum(jnp.arange(longest + 1), taken)
     poses = poses._replace(viewmats=orthonormalised(poses.viewmats))
-    return Refined(poses, path, costs, taken, most)
+    return Refined(poses, path[till], costs[till], most)
 
 
 def covariances(gram: jax.Array, counted: jax.Array) -> jax.Array:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,45 @@ import numpy as np
 from igspad_jax.cameras import pose_errors
 from igspad_jax.invert import levenberg
 from igspad_jax.invert.config import Inversion, LevenbergConfig, Sampler
-from igspad_jax.invert.model import ObjectModel, resized
+from igspad_jax.invert.model import ObjectModel, View, resized
 from igspad_jax.invert.poses import retract
 from igspad_jax.invert.residuals import plain_exposures, residuals_at
 
 _SAME = 2.0  # degrees and per cent within which two poses are one hypothesis
+
+
+class _Hypotheses(NamedTuple):
+    """k hypotheses about each of n images.
+
+    Attributes:
+        viewmats: [n, k, 4, 4].
+        exposures: [n, k, 2].
+        path: [n, k, steps + 1, 4, 4] poses from the start on.
+        losses: [n, k, steps + 1] robust differences there; none yet before the first step.
+        chosen: [n, k] given hypothesis that each comes from.
+    """
+
+    viewmats: np.ndarray
+    exposures: np.ndarray
+    path: np.ndarray
+    losses: np.ndarray
+    chosen: np.ndarray
+
+
+class _Judged(NamedTuple):
+    """What a level says of the n x k hypotheses it leaves.
+
+    Attributes:
+        costs: [n, k] robust differences.
+        covariances: [n, k, 6, 6].
+        settled: [n, k] whether they came to rest.
+        sampled: [n] share of the image that counted, mean over the hypotheses.
+    """
+
+    costs: np.ndarray
+    covariances: np.ndarray
+    settled: np.ndarray
+    sampled: np.ndarray
 
 
 def solve(
@@ -28,116 +62,157 @@ def solve(
     on_step: Callable[[int], object],
 ) -> Inversion:
     """See `igspad_jax.invert.invert`."""
-    count = len(images)
     images = np.asarray(images, np.float32)
-    viewmats, chosen = _with_spread(model, np.asarray(initial, np.float32), settings.spread)
-    exposures = plain_exposures(viewmats)
-    path: np.ndarray = viewmats[:, :, None]
-    losses: np.ndarray = np.zeros((*viewmats.shape[:2], 0), np.float32)
+    given = _given(np.asarray(initial, np.float32))
+    hypotheses = _spread(model, given, settings.spread)
     sampled = []
     for level in range(len(settings)):
         if level and level == settings.rejoin:
-            given = np.asarray(initial[:, :1], np.float32)
-            viewmats, chosen = _joined(viewmats, given), np.pad(chosen, ((0, 0), (0, 1)))
-            exposures = _joined(exposures, plain_exposures(given))
-            path = _joined(path, np.repeat(given[:, :, None], path.shape[2], axis=2))
-            losses = _joined(losses, np.full((count, 1, losses.shape[2]), np.nan, np.float32))
-        hypotheses = viewmats.shape[1]
-        weights = (
-            sample(viewmats)
-            if level
-            else np.ones((*viewmats.shape[:2], model.height, model.width), np.float32)
-        )
-        sampled.append(weights.mean(axis=(1, 2, 3)))
-        view = model.view(settings.widths[level], settings.cells[level])
-        shape = (view.width, view.height)
-        problem = levenberg.Problem(
-            gaussians=view.gaussians,
-            images=jnp.repeat(jnp.asarray(resized(images, *shape)), hypotheses, axis=0),
-            weights=jnp.asarray(resized(_flat(weights), *shape)),
-            K=view.K,
-            background=model.background,
-            centre=model.centre,
-            radius=model.radius,
-            **{
-                name: jnp.float32(value)
-                for name, value in {
-                    "splat_blur": view.splat_blur,
-                    "blur": settings.blurs[level],
-                    "delta": settings.deltas[level],
-                    "damping": settings.damping,
-                    "anchor": settings.anchors[level],
-                    "tolerance": settings.tolerance,
-                }.items()
-            },
-            steps=jnp.int32(settings.steps[level]),
-        )
-
-        def refined(slots, viewmats=viewmats, exposures=exposures, problem=problem, level=level):
-            return levenberg.refine(
-                jnp.asarray(_flat(viewmats)),
-                jnp.asarray(_flat(exposures)),
-                problem,
-                sh_degree=problem.gaussians.sh_degree,
-                capacity=slots,
-                blurred=settings.blurs[level] > 0.0,
-                with_exposure=settings.exposure,
-                longest=max(settings.steps),
-            )
-
-        state = view.capacity.run(refined, lambda result: result.pairs)
-
-        unflat = functools.partial(_unflat, count=count)
-        poses = state.poses
-        counted = 3.0 * jnp.sum(problem.weights, axis=(1, 2))
-        covariances = unflat(levenberg.covariances(poses.gram, counted))
-        walked, lost = _trace(state, settings.steps[level])
-        path = np.concatenate([path, unflat(walked)[:, :, 1:]], axis=2)
-        losses = np.concatenate([losses, unflat(lost)[:, :, min(level, 1) :]], axis=2)
-        viewmats, exposures = unflat(poses.viewmats), unflat(poses.exposures)
+            hypotheses = _rejoined(hypotheses, given)
+        hypotheses, judged = _refined(model, images, hypotheses, settings, level, sample)
+        sampled.append(judged.sampled)
         kept = _best_apart(
-            unflat(poses.cost), viewmats, settings.keep[level], np.asarray(model.centre)
+            judged.costs, hypotheses.viewmats, settings.keep[level], np.asarray(model.centre)
         )
-
-        take = functools.partial(_take, kept=kept)
-        viewmats, exposures, chosen = take(viewmats), take(exposures), take(chosen)
-        path, losses = take(path), take(losses)
-        covariances, settled = take(covariances), take(~unflat(poses.active))
+        hypotheses = _Hypotheses(*(_take(values, kept) for values in hypotheses))
         on_step(settings.steps[level])
-
     return Inversion(
-        viewmats=viewmats[:, 0],
-        exposures=exposures[:, 0],
-        path=path[:, 0],
-        losses=losses[:, 0],
-        chosen=chosen[:, 0],
-        residuals=residuals_at(model, images, viewmats[:, :1], exposures[:, :1])[:, 0],
-        covariances=covariances[:, 0],
-        settled=settled[:, 0],
+        viewmats=hypotheses.viewmats[:, 0],
+        exposures=hypotheses.exposures[:, 0],
+        path=hypotheses.path[:, 0],
+        losses=hypotheses.losses[:, 0],
+        chosen=hypotheses.chosen[:, 0],
+        residuals=residuals_at(
+            model, images, hypotheses.viewmats[:, :1], hypotheses.exposures[:, :1]
+        )[:, 0],
+        covariances=_take(judged.covariances, kept)[:, 0],
+        settled=_take(judged.settled, kept)[:, 0],
         sampled=np.stack(sampled, axis=1),
     )
 
 
-def _with_spread(
-    model: ObjectModel, initial: np.ndarray, degrees: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Adds the first hypothesis turned about the object, to the left, right, above and below.
-
-    Returns:
-        [n, K', 4, 4] hypotheses and [n, K'] which of the `initial` ones each comes from.
-    """
-    count, given = initial.shape[:2]
-    chosen = np.tile(np.arange(given), (count, 1))
-    if not degrees:
-        return initial, chosen
-    turns = np.radians(degrees) * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
-    twists = jnp.asarray(np.pad(turns, ((0, 0), (3, 1))))
-    by_twist = jax.vmap(retract, (None, 0, None, None, None))
-    turned = jax.vmap(by_twist, (0, None, None, None, None))(
-        jnp.asarray(initial[:, 0]), twists, model.centre, model.radius, "object"
+def _refined(
+    model: ObjectModel,
+    images: np.ndarray,
+    hypotheses: _Hypotheses,
+    settings: LevenbergConfig,
+    level: int,
+    sample: Sampler,
+) -> tuple[_Hypotheses, _Judged]:
+    """Runs a level on all hypotheses."""
+    n, k = hypotheses.viewmats.shape[:2]
+    # Before the first level poses are too rough to match renders at.
+    weights = (
+        sample(hypotheses.viewmats)
+        if level
+        else np.ones((n, k, model.height, model.width), np.float32)
     )
-    added = np.zeros((count, len(twists)), int)
-    return np.concatenate([initial, turned], axis=1), np.concatenate([chosen, added], axis=1)
+    view = model.view(settings.widths[level], settings.cells[level])
+    shape = (view.width, view.height)
+    counting = jnp.asarray(resized(_flat(weights), *shape))
+    problem = _problem(model, view, settings, level)
+
+    def refined(slots):
+        return levenberg.refine(
+            jnp.asarray(_flat(hypotheses.viewmats)),
+            jnp.asarray(_flat(hypotheses.exposures)),
+            jnp.repeat(jnp.asarray(resized(images, *shape)), k, axis=0),
+            counting,
+            problem,
+            sh_degree=view.gaussians.sh_degree,
+            capacity=slots,
+            blurred=settings.blurs[level] > 0.0,
+            with_exposure=settings.exposure,
+            longest=max(settings.steps),
+        )
+
+    def unflat(values):
+        return np.asarray(values).reshape(n, k, *np.shape(values)[1:])
+
+    state = view.capacity.run(refined, lambda result: result.pairs)
+    poses, steps = state.poses, settings.steps[level]
+    counted = 3.0 * jnp.sum(counting, axis=(1, 2))
+    walked = unflat(state.path)[:, :, 1 : steps + 1]
+    # Every level measures in its own way; the first one also where it starts.
+    costs = unflat(state.costs)[:, :, min(level, 1) : steps + 1]
+    after = _Hypotheses(
+        viewmats=unflat(poses.viewmats),
+        exposures=unflat(poses.exposures),
+        path=np.concatenate([hypotheses.path, walked], axis=2),
+        losses=np.concatenate([hypotheses.losses, costs], axis=2),
+        chosen=hypotheses.chosen,
+    )
+    judged = _Judged(
+        costs=unflat(poses.cost),
+        covariances=unflat(levenberg.covariances(poses.gram, counted)),
+        settled=unflat(~poses.active),
+        sampled=weights.mean(axis=(1, 2, 3)),
+    )
+    return after, judged
+
+
+def _problem(
+    model: ObjectModel, view: View, settings: LevenbergConfig, level: int
+) -> levenberg.Problem:
+    return levenberg.Problem(
+        gaussians=view.gaussians,
+        K=view.K,
+        background=model.background,
+        centre=model.centre,
+        radius=model.radius,
+        splat_blur=jnp.float32(view.splat_blur),
+        blur=jnp.float32(settings.blurs[level]),
+        delta=jnp.float32(settings.deltas[level]),
+        damping=jnp.float32(settings.damping),
+        anchor=jnp.float32(settings.anchors[level]),
+        steps=jnp.int32(settings.steps[level]),
+        tolerance=jnp.float32(settings.tolerance),
+    )
+
+
+def _given(viewmats: np.ndarray) -> _Hypotheses:
+    """The [n, k, 4, 4] hypotheses that the caller gave."""
+    n, k = viewmats.shape[:2]
+    return _Hypotheses(
+        viewmats=viewmats,
+        exposures=plain_exposures(viewmats),
+        path=viewmats[:, :, None],
+        losses=np.zeros((n, k, 0), np.float32),
+        chosen=np.tile(np.arange(k), (n, 1)),
+    )
+
+
+def _spread(model: ObjectModel, given: _Hypotheses, degrees: float) -> _Hypotheses:
+    """Adds the first hypothesis turned about the object, to the left, right, above and below."""
+    if not degrees:
+        return given
+    turns = np.radians(degrees) * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
+    turned = np.asarray(_turned(given.viewmats[:, 0], turns, model.centre, model.radius))
+    return _joined(given, _given(turned)._replace(chosen=np.zeros(turned.shape[:2], int)))
+
+
+@jax.jit
+def _turned(viewmats, turns, centre, radius):
+    """[n, k, 4, 4] of [n, 4, 4] poses turned about the object by [k, 2] angles about x and y."""
+
+    def turned(viewmat, turn):
+        return retract(viewmat, jnp.pad(turn, (3, 1)), centre, radius, "object")
+
+    return jax.vmap(jax.vmap(turned, (None, 0)), (0, None))(viewmats, turns)
+
+
+def _rejoined(hypotheses: _Hypotheses, given: _Hypotheses) -> _Hypotheses:
+    """Adds the first given hypothesis as it was, at rest till now."""
+    first = _Hypotheses(*(values[:, :1] for values in given))
+    path = np.repeat(first.path, hypotheses.path.shape[2], axis=2)
+    losses = np.full((*first.chosen.shape, hypotheses.losses.shape[2]), np.nan, np.float32)
+    return _joined(hypotheses, first._replace(path=path, losses=losses))
+
+
+def _joined(hypotheses: _Hypotheses, others: _Hypotheses) -> _Hypotheses:
+    return _Hypotheses(
+        *(np.concatenate(pair, axis=1) for pair in zip(hypotheses, others, strict=True))
+    )
 
 
 def _take(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -145,23 +220,8 @@ def _take(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, kept.reshape(*kept.shape, *[1] * (values.ndim - 2)), axis=1)
 
 
-def _joined(hypotheses: np.ndarray, others: np.ndarray) -> np.ndarray:
-    return np.concatenate([hypotheses, others], axis=1)
-
-
-def _unflat(values: jax.Array | np.ndarray, count: int) -> np.ndarray:
-    return np.asarray(values).reshape(count, -1, *np.shape(values)[1:])
-
-
 def _flat(values: np.ndarray) -> np.ndarray:
     return values.reshape(-1, *values.shape[2:])
-
-
-def _trace(state: levenberg.Refined, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """[m, steps + 1, 4, 4] poses and [m, steps + 1] costs, the last ones repeated to the end."""
-    place = np.minimum(np.arange(steps + 1), int(state.taken))
-    path, costs = np.asarray(state.path)[place], np.asarray(state.costs)[place]
-    return np.swapaxes(path, 0, 1), costs.T
 
 
 def _best_apart(

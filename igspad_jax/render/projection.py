@@ -93,6 +93,19 @@ def _focal_and_middle(camera: Camera) -> tuple[jax.Array, jax.Array]:
     return jnp.diagonal(camera.K)[:2], camera.K[:2, 2]
 
 
+def determinant(u: jax.Array, v: jax.Array, blur: float | jax.Array) -> jax.Array:
+    """[N] determinants of the image covariances [[u.u, u.v], [u.v, v.v]] + blur I.
+
+    Args:
+        u: [N, 3] first rows of `Placement.image_axes`.
+        v: [N, 3] second rows.
+        blur: pixels^2.
+    """
+    # u.u v.v - (u.v)^2 cancels for needles; Lagrange's identity does not.
+    area = jnp.cross(u, v)
+    return blur * blur + blur * jnp.sum(u * u + v * v, -1) + jnp.sum(area * area, -1)
+
+
 def project(
     gaussians: Gaussians,
     camera: Camera,
@@ -119,11 +132,12 @@ def project(
     focal, middle = _focal_and_middle(camera)
     means2d = focal * placed.p[:, :2] / z[:, None] + middle
     u, v = placed.image_axes[:, 0], placed.image_axes[:, 1]
-    u_u, u_v, v_v = jnp.sum(u * u, -1), jnp.sum(u * v, -1), jnp.sum(v * v, -1)
-    area = jnp.cross(u, v)
-    # u_u v_v - u_v^2 cancels for needles; Lagrange's identity does not.
-    det = blur * blur + blur * (u_u + v_v) + jnp.sum(area * area, -1)
-    cov_xx, cov_xy, cov_yy = u_u + blur, u_v, v_v + blur
+    cov_xx, cov_xy, cov_yy = (
+        jnp.sum(u * u, -1) + blur,
+        jnp.sum(u * v, -1),
+        jnp.sum(v * v, -1) + blur,
+    )
+    det = determinant(u, v, blur)
     conics = jnp.stack([cov_yy / det, -cov_xy / det, cov_xx / det], axis=-1)
 
     opacities = gaussians.opacities

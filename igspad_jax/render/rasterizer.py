@@ -172,7 +172,7 @@ def render_with_jacobian(
 
     """
     splats = project(gaussians, camera, sh_degree=sh_degree, near=near, blur=blur)
-    moving = splat_tangents(gaussians, camera, splats, sh_degree=sh_degree, near=near)
+    moving = splat_tangents(gaussians, camera, splats, sh_degree=sh_degree, near=near, blur=blur)
     colour, transmittance, pairs, jacobian = composite_with_jacobian(
         splats.means2d[None],
         splats.conics[None],

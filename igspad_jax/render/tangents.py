@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from igspad_jax.cameras import Camera, camera_centre, hat
-from igspad_jax.render.projection import NEAR, Placement, Splats, place, unit
+from igspad_jax.render.projection import BLUR, NEAR, Placement, Splats, determinant, place, unit
 from igspad_jax.scene.gaussians import Gaussians
 from igspad_jax.scene.harmonics import colours
 
@@ -33,7 +33,13 @@ class SplatTangents(struct.PyTreeNode):
 
 
 def splat_tangents(
-    gaussians: Gaussians, camera: Camera, splats: Splats, *, sh_degree: int, near: float = NEAR
+    gaussians: Gaussians,
+    camera: Camera,
+    splats: Splats,
+    *,
+    sh_degree: int,
+    near: float = NEAR,
+    blur: float | jax.Array = BLUR,
 ) -> SplatTangents:
     """The derivatives of `project` by the pose, exact but for the bounds on huge splats.
 
@@ -43,6 +49,7 @@ def splat_tangents(
         splats: `project` of the two.
         sh_degree: as for `project`.
         near: as for `project`.
+        blur: as for `project`.
     """
     placed = place(gaussians, camera, near)
     focal = jnp.diagonal(camera.K)[:2]
@@ -51,15 +58,16 @@ def splat_tangents(
     z = placed.p[:, 2][:, None, None]
     ratios = placed.p[:, :2] / placed.p[:, 2:]
     d_ratios = (dp[:, :2] - ratios[..., None] * dp[:, 2:]) / z  # [N, 2, 6] of x/z and y/z
-    d_cov = _covariance_tangents(placed, focal, dp, d_ratios)
+    u, v = placed.image_axes[:, 0], placed.image_axes[:, 1]
+    du, dv = _image_axes_tangents(placed, focal, dp, d_ratios)
+    p, q, r = 2.0 * _dot(u, du), _dot(u, dv) + _dot(v, du), 2.0 * _dot(v, dv)
+    # The determinant's own form: that of a b - q^2 would cancel for needles, as in `project`.
+    d_area = jnp.cross(du, v[..., None], axis=1) + jnp.cross(u[..., None], dv, axis=1)
+    d_det = blur * (p + r) + 2.0 * _dot(jnp.cross(u, v), d_area)
+    det = determinant(u, v, blur)[:, None]
+    relative = d_det / det
     a, b, c = (splats.conics[:, i, None] for i in range(3))
-    p, q, r = d_cov
-    # dA = -A dS A for the inverse A of the covariance S.
-    d_conics = [
-        -(a * a * p + 2.0 * a * b * q + b * b * r),
-        -(a * b * p + (a * c + b * b) * q + b * c * r),
-        -(b * b * p + 2.0 * b * c * q + c * c * r),
-    ]
+    d_conics = [r / det - a * relative, -q / det - b * relative, p / det - c * relative]
     return SplatTangents(
         means2d=focal[:, None] * d_ratios,
         conics=jnp.stack(d_conics, axis=1),
@@ -67,10 +75,15 @@ def splat_tangents(
     )
 
 
-def _covariance_tangents(
+def _dot(vectors: jax.Array, tangents: jax.Array) -> jax.Array:
+    """[N, 6] products of [N, 3] vectors with [N, 3, 6] tangents."""
+    return jnp.sum(vectors[..., None] * tangents, axis=1)
+
+
+def _image_axes_tangents(
     placed: Placement, focal: jax.Array, dp: jax.Array, d_ratios: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """[N, 6] derivatives of the image covariance's xx, xy and yy."""
+) -> tuple[jax.Array, jax.Array]:
+    """[N, 3 axes, 6] derivatives of the Gaussians' axes in the image, along x and along y."""
     z = placed.p[:, 2][:, None, None]
     held = placed.offsets != placed.p[:, :2] / placed.p[:, 2:]
     d_offsets = jnp.where(held[..., None], 0.0, d_ratios)
@@ -87,13 +100,7 @@ def _covariance_tangents(
         return scale * moved - (dp[:, 2] / z[:, 0])[:, None, :] * image[i]
 
     image = [placed.image_axes[:, i][..., None] for i in range(2)]
-    du, dv = row(0), row(1)
-    u, v = image
-    return (
-        2.0 * jnp.sum(u * du, axis=1),
-        jnp.sum(u * dv + v * du, axis=1),
-        2.0 * jnp.sum(v * dv, axis=1),
-    )
+    return row(0), row(1)
 
 
 def _colour_tangents(gaussians: Gaussians, camera: Camera, sh_degree: int) -> jax.Array:

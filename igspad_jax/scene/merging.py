@@ -11,18 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from igspad_jax.errors import InputError
 from igspad_jax.scene.gaussians import Gaussians, rotation_matrices
 
 _ROUND = 1024  # sizes are rounded up, so that scenes of one kind share compiled functions
-_FAINT = 0.01  # opacity below which a Gaussian is left out
+_FAINT, _OPAQUE = 0.01, 0.99  # opacities: fainter ones are left out, more is not composited
+_WIDE = 2.0  # cells; a Gaussian of a larger standard deviation would make its whole cell as wide
 _THIN = 0.02  # cells; the least standard deviation of a merged Gaussian
 
 
 def merged(gaussians: Gaussians, cell: float) -> Gaussians:
     """Merges the Gaussians whose centres share a cube of a grid.
 
-    Means, covariances and colours are averaged by opacity times area, moments preserved; the
-    opacity is what random overlap of the same total area gives.
+    Means, covariances and colours are averaged by optical depth times area, moments preserved;
+    the opacity is that of the same total spread over the area of the one. A Gaussian alone in its
+    cell, or wider than two cells, stays as it is.
 
     Args:
         gaussians: the scene.
@@ -30,17 +33,27 @@ def merged(gaussians: Gaussians, cell: float) -> Gaussians:
 
     Returns:
         A scene of a multiple of 1024 Gaussians, the last ones invisible.
+
+    Raises:
+        InputError: no Gaussian can be seen.
     """
     opacities = np.asarray(gaussians.opacities, np.float64)
     kept = opacities > _FAINT
     means = np.asarray(gaussians.means, np.float64)[kept]
-    # A Gaussian wider than the cells would make its whole cell as wide.
-    scales = np.minimum(np.asarray(gaussians.scales, np.float64)[kept], 2.0 * cell)
+    if not kept.any():
+        raise InputError(
+            f"scene: none of its {len(opacities)} Gaussians is more than {_FAINT} opaque; "
+            "train it longer, or take another"
+        )
+    scales = np.asarray(gaussians.scales, np.float64)[kept]
     axes = np.asarray(rotation_matrices(gaussians.quats), np.float64)[kept] * scales[:, None, :]
     covariances = axes @ np.swapaxes(axes, 1, 2)
-    weights = opacities[kept] * _area(scales)
-    _, members = np.unique(np.floor(means / cell).astype(np.int64), axis=0, return_inverse=True)
-    members = members.reshape(-1)
+    depths = -np.log1p(-np.minimum(opacities[kept], _OPAQUE))
+    weights = depths * _area(scales)
+    # A number of its own keeps a wide one apart from the rest of its cell.
+    apart = np.where(scales.max(axis=1) > _WIDE * cell, 1 + np.arange(len(scales)), 0)
+    cells = np.column_stack([np.floor(means / cell).astype(np.int64), apart])
+    members = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
     total = np.bincount(members, weights)
 
     def average(values: np.ndarray) -> np.ndarray:
@@ -54,7 +67,7 @@ def merged(gaussians: Gaussians, cell: float) -> Gaussians:
     variances, directions = np.linalg.eigh(spread)
     directions[np.linalg.det(directions) < 0.0, :, 0] *= -1.0
     scales = np.sqrt(np.maximum(variances, (_THIN * cell) ** 2))
-    opacities = np.clip(1.0 - np.exp(-total / _area(scales)), _FAINT, 0.99)
+    opacities = np.clip(-np.expm1(-total / _area(scales)), _FAINT, _OPAQUE)
     fields = {
         "means": centres,
         "log_scales": np.log(scales),
