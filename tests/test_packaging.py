@@ -18,6 +18,7 @@ STAGES = (
     "scene",
     "render",
     "train",
+    "networks",
     "match",
     "invert",
     "detect",
@@ -26,7 +27,7 @@ STAGES = (
     "report",
     "pipeline",
 )
-FOUNDATION = {"errors", "files", "cameras", "launch"}
+FOUNDATION = {"errors", "files", "cameras", "launch", "machine"}
 
 
 def sources(folder):

@@ -1,0 +1,1 @@
+"""The pretrained networks, one file each, and how their weights come in."""

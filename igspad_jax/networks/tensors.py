@@ -1,0 +1,126 @@
+"""From the named tensors of a PyTorch checkpoint to the parameters of a port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from igspad_jax.errors import InputError
+
+Params = dict[str, Any]
+
+_LISTED = 20  # names in a message; a checkpoint of another network may lack hundreds
+
+
+class Tensors:
+    """Named tensors that are taken one by one; what is missing or left over is an error at the end.
+
+    A port builds its parameters from these, then calls `finish`. Until then a missing tensor
+    reads as zeros, so that the error can list all of them.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], source: str):
+        """Wraps `tensors`; `source` says in messages where they came from."""
+        self._tensors = tensors
+        self._source = source
+        self._prefix = ""
+        self._taken: set[str] = set()
+        self._missing: list[str] = []
+
+    def under(self, prefix: str) -> Tensors:
+        """The tensors whose names begin with `prefix` and a dot, named by what follows."""
+        inner = Tensors(self._tensors, self._source)
+        inner._prefix = f"{self._prefix}{prefix}."
+        inner._taken, inner._missing = self._taken, self._missing
+        return inner
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor of this name."""
+        return self._prefix + name in self._tensors
+
+    def take(self, name: str, ndim: int = 1) -> np.ndarray:
+        """The tensor as float32; `ndim` is that of the zeros read where it is missing."""
+        name = self._prefix + name
+        if name not in self._tensors:
+            self._missing.append(name)
+            return np.zeros((1,) * ndim, np.float32)
+        self._taken.add(name)
+        return np.asarray(self._tensors[name], np.float32)
+
+    def drop(self, *names: str) -> None:
+        """Counts tensors as used that inference has no need of; they need not be there."""
+        self._taken.update(self._prefix + name for name in names)
+
+    def linear(self, name: str, *, bias: bool = True) -> Params:
+        """A dense layer: `kernel` [in, out] and, if asked for, `bias` [out]."""
+        params = {"kernel": self.take(f"{name}.weight", 2).T}
+        return params | ({"bias": self.take(f"{name}.bias")} if bias else {})
+
+    def conv(self, name: str, *, bias: bool = True) -> Params:
+        """A 2-D convolution: `kernel` [height, width, in, out] and, if asked for, `bias` [out]."""
+        params = {"kernel": self.take(f"{name}.weight", 4).transpose(2, 3, 1, 0)}
+        return params | ({"bias": self.take(f"{name}.bias")} if bias else {})
+
+    def norm(self, name: str) -> Params:
+        """A layer norm: `scale` and `bias`."""
+        return {"scale": self.take(f"{name}.weight"), "bias": self.take(f"{name}.bias")}
+
+    def batch_norm(self, name: str, *, affine: bool = True, epsilon: float = 1e-5) -> Params:
+        """A batch norm with its running statistics as one affine map: `scale` and `bias`."""
+        mean, variance = self.take(f"{name}.running_mean"), self.take(f"{name}.running_var")
+        self.drop(f"{name}.num_batches_tracked")
+        scale = 1.0 / np.sqrt(variance + epsilon)
+        if not affine:
+            return {"scale": scale, "bias": -mean * scale}
+        scale = scale * self.take(f"{name}.weight")
+        return {"scale": scale, "bias": self.take(f"{name}.bias") - mean * scale}
+
+    def finish(self) -> None:
+        """Ends the taking.
+
+        Raises:
+            InputError: tensors were missing, or were never taken; it lists them.
+        """
+        unused = [name for name in self._tensors if name not in self._taken]
+        troubles = [
+            f"{len(names)} {what}: {', '.join(names[:_LISTED])}"
+            + (", ..." if len(names) > _LISTED else "")
+            for what, names in (("missing", self._missing), ("unused", unused))
+            if names
+        ]
+        if troubles:
+            raise InputError(
+                f"{self._source}: not the tensors of this network; {'; '.join(troubles)}; "
+                "give the weights of the network that was chosen"
+            )
+
+
+def check_shapes(params: Params, expected: Params, source: str) -> None:
+    """Compares the shapes of parameters with those that the network makes by itself.
+
+    Args:
+        params: the parameters.
+        expected: parameters, or shapes of parameters, of the same structure.
+        source: where the parameters came from, for messages.
+
+    Raises:
+        InputError: shapes differ; it lists them.
+    """
+    found, wanted = (
+        {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
+        for leaves in map(
+            lambda tree: jax.tree_util.tree_flatten_with_path(tree)[0], (params, expected)
+        )
+    )
+    if wrong := [
+        f"{name} {found.get(name)} for {wanted.get(name)}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]:
+        raise InputError(
+            f"{source}: tensors of another size than the network's: {', '.join(wrong[:_LISTED])}; "
+            "give the weights of the network that was chosen"
+        )
