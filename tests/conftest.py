@@ -1,13 +1,19 @@
-"""Views of an object that needs no ray caster: a coloured ball before a plain background."""
+"""What several files test with: a ball that needs no ray caster, and an object to be inverted."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 import pytest
+from inversions import CENTRE, blobs, by_levels, model_of, off
+from scenes import UP
 
 from igspad_jax.cameras import intrinsics_from_angle, look_at
+from igspad_jax.invert import Inversion, ObjectModel
+from igspad_jax.scene import Gaussians
 
 
 @dataclass(frozen=True)
@@ -69,3 +75,69 @@ def make_ball_views(size: int, views: int) -> BallViews:
 def ball_views() -> BallViews:
     """16 views of 32 x 32 pixels."""
     return make_ball_views(32, 16)
+
+
+@contextmanager
+def quick_compilation():
+    """Compiling takes far longer than small scenes save by its optimisations."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def quickly_compiled():
+    """For files that ask for it by `pytestmark`."""
+    with quick_compilation():
+        yield
+
+
+# An object to be inverted. Made once, and so before any file's `quickly_compiled`.
+
+
+@pytest.fixture(scope="session")
+def scene() -> Gaussians:
+    return blobs()
+
+
+@pytest.fixture(scope="session")
+def model(scene) -> ObjectModel:
+    return model_of(scene)
+
+
+@pytest.fixture(scope="session")
+def true_poses() -> np.ndarray:
+    """[3, 4, 4], from all around."""
+    eyes = np.array([[1.5, -2.0, 1.2], [-2.4, 0.4, 0.9], [0.3, 2.6, -0.5]])
+    targets = np.array([[0.1, 0.05, 0.0], [0.0, 0.0, 0.1], [0.0, -0.1, 0.0]])
+    return np.stack(
+        [look_at(CENTRE + e, CENTRE + t, UP) for e, t in zip(eyes, targets, strict=True)]
+    )
+
+
+@pytest.fixture(scope="session")
+def images(model, true_poses) -> np.ndarray:
+    with quick_compilation():
+        return model.renders(true_poses)
+
+
+@pytest.fixture(scope="session")
+def near(true_poses) -> np.ndarray:
+    """[3, 4, 4]: off by 5 degrees and 5 %."""
+    return off(true_poses, 5.0, 5.0)
+
+
+@pytest.fixture(scope="session")
+def starts(true_poses) -> np.ndarray:
+    """[3, 2, 4, 4]: off by 10 degrees and 10 %, and the pose of another image."""
+    return np.stack([off(true_poses, 10.0, 10.0), np.roll(true_poses, 1, axis=0)], axis=1)
+
+
+@pytest.fixture(scope="session")
+def found(model, images, starts) -> Inversion:
+    """What `LEVELS` finds from `starts`."""
+    with quick_compilation():
+        return by_levels(model, images, starts)

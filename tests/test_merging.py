@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scenes import UP, f32
 from scipy.spatial.transform import Rotation
 
 from igspad_jax.cameras import Camera, intrinsics_from_angle, look_at
@@ -17,15 +18,13 @@ from igspad_jax.scene import Gaussians, merged
 
 SIZE = 24
 CAMERA = Camera(
-    jnp.asarray(look_at(np.array([1.5, -2.0, 1.2]), np.zeros(3), np.array([0.0, 0.0, 1.0]))),
+    jnp.asarray(look_at(np.array([1.5, -2.0, 1.2]), np.zeros(3), UP)),
     jnp.asarray(intrinsics_from_angle(0.9, SIZE, SIZE), jnp.float32),
     SIZE,
     SIZE,
 )
 
-
-def f32(x):
-    return jnp.asarray(x, jnp.float32)
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 def gaussians_of(means, scales, opacities, *, quats=None, sh=None) -> Gaussians:
@@ -85,15 +84,6 @@ def surface(count: int, seed: int = 0) -> Gaussians:
     return gaussians_of(
         0.8 * normals, [0.06, 0.05, 0.005], rng.uniform(0.5, 0.95, count), quats=quats, sh=sh
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly_compiled():
-    """Compiling takes far longer than these small scenes save by it."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 class TestMoments:

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
+from checks import assert_finite, assert_products_are_exact, faintest
+from scenes import BACKGROUND, COUNT, UP, VIEWMAT, f32, needles, placed, random_scene
 
 from igspad_jax.cameras import Camera, look_at, se3_exp
 from igspad_jax.invert.gradients import value_and_pose_gradient
@@ -21,15 +22,11 @@ from igspad_jax.render import render_with_jacobian
 from igspad_jax.render.projection import BLUR, NEAR, project
 from igspad_jax.render.reference import render_brute_force
 from igspad_jax.render.tangents import splat_tangents
-from igspad_jax.scene import Gaussians
 
 WIDTH, HEIGHT = 44, 28  # neither is a multiple of the tile
-COUNT = 150
 SLOTS = 3072
 SH_DEGREE = 3
 
-UP = np.array([0.0, 0.0, 1.0])
-VIEWMAT = look_at(np.array([1.0, -2.5, 1.0]), np.zeros(3), UP, roll=0.3)
 VIEWMATS = np.stack(
     [
         VIEWMAT,
@@ -38,28 +35,9 @@ VIEWMATS = np.stack(
     ]
 )
 K = np.array([[50.0, 0.0, 21.0], [0.0, 46.0, 15.0], [0.0, 0.0, 1.0]])
-BACKGROUND = np.array([0.2, 0.5, 0.9])
+WEIGHTS = np.random.default_rng(9).normal(size=(HEIGHT, WIDTH, 4)).astype(np.float32)
 
-
-def f32(x):
-    return jnp.asarray(x, jnp.float32)
-
-
-def random_scene(seed=0, *, log_scales=(-4.0, -1.5)):
-    rng = np.random.default_rng(seed)
-    return Gaussians(
-        means=f32(rng.uniform(-0.8, 0.8, (COUNT, 3))),
-        log_scales=f32(rng.uniform(*log_scales, (COUNT, 3))),
-        quats=f32(rng.normal(size=(COUNT, 4))),
-        opacity_logits=f32(2.0 * rng.normal(size=COUNT)),
-        sh=f32(0.3 * rng.normal(size=(COUNT, 16, 3))),
-    )
-
-
-def needles(length=1.0):
-    axes = np.full((COUNT, 3), np.log(1e-4))
-    axes[np.arange(COUNT), np.arange(COUNT) % 3] = np.log(length)
-    return random_scene().replace(log_scales=f32(axes))
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 def far_outside():
@@ -76,18 +54,13 @@ def smooth():
     """
     rng = np.random.default_rng(5)
     scene = random_scene(2, log_scales=(0.2, 0.9))
-    z = 1.5 + 0.02 * rng.permutation(COUNT)
+    z = 1.5 + 0.015 * rng.permutation(COUNT)
     p = np.column_stack([rng.uniform(-0.15, 0.15, (COUNT, 2)) * z[:, None], z])
-    sh = 0.3 * np.array(scene.sh)
+    sh = 0.5 * np.array(scene.sh)
     sh[:, 0] += 0.5
     # Half of them are left out: there are slots for no more that cover the image.
     logits = np.where(np.arange(COUNT) % 2, rng.uniform(-2.9, -2.4, COUNT), -50.0)
     return scene.replace(means=placed(p), sh=f32(sh), opacity_logits=f32(logits))
-
-
-def placed(p, viewmat=VIEWMAT):
-    """World points of camera points."""
-    return f32((np.asarray(p) - viewmat[:3, 3]) @ viewmat[:3, :3])
 
 
 def moved(viewmat, tau):
@@ -152,9 +125,6 @@ def reference(gaussians, viewmat, K, background, moving):
     return seen, jacobian
 
 
-WEIGHTS = np.random.default_rng(9).normal(size=(HEIGHT, WIDTH, 4)).astype(np.float32)
-
-
 def joined(seen):
     return jnp.concatenate([seen.colour, seen.alpha[..., None]], axis=-1)
 
@@ -177,15 +147,6 @@ def pose_gradients(gaussians, viewmat, K, background):
         )
         for mode in ("autodiff", "analytic", "paper")
     }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly_compiled():
-    """Compiling takes far longer than these small scenes save by it."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 class Compiled:
@@ -212,11 +173,6 @@ def exact_of(gaussians, viewmat=VIEWMAT, *, moving=1.0):
 
 def arguments(gaussians, viewmat=VIEWMAT):
     return gaussians, f32(viewmat), f32(K), f32(BACKGROUND)
-
-
-def assert_finite(tree):
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        assert np.isfinite(np.asarray(leaf)).all(), jax.tree_util.keystr(path)
 
 
 def relative_error(got, exact):
@@ -246,7 +202,7 @@ class TestSplatTangents:
             pytest.param(random_scene, 2e-5, id="random"),
             pytest.param(far_outside, 2e-5, id="outside the view"),
             pytest.param(lambda: random_scene(log_scales=(-12.0, 0.0)), 1e-4, id="all sizes"),
-            pytest.param(lambda: needles(0.3), 1e-3, id="needles"),
+            pytest.param(lambda: needles(length=0.3), 1e-3, id="needles"),
         ],
     )
     @pytest.mark.parametrize("viewmat", VIEWMATS)
@@ -344,7 +300,7 @@ class TestJacobian:
         ("scene", "jacobian"),
         [
             pytest.param(opaque, 1e-4, id="opacity one"),  # 0.99 is passed, and many times
-            pytest.param(lambda: needles(0.3), 3e-4, id="needles"),
+            pytest.param(lambda: needles(length=0.3), 3e-4, id="needles"),
             pytest.param(lambda: random_scene(log_scales=(-90.0, -80.0)), 1e-4, id="points"),
             pytest.param(
                 lambda: random_scene().replace(means=0.02 * random_scene().means),
@@ -428,31 +384,11 @@ class TestJacobian:
 
     def test_smooth_is_far_from_any_jump(self):
         splats, *_ = Compiled.tangents(*given(smooth(), VIEWMAT, np.float32))
-        used = np.asarray(splats.opacities) > 0.0
-        # The form is convex, so a splat is faintest at one of the corners.
-        corners = np.array([[0, 0], [WIDTH, 0], [0, HEIGHT], [WIDTH, HEIGHT]])
-        dx, dy = np.moveaxis(corners - np.asarray(splats.means2d)[used, None], -1, 0)
-        a, b, c = np.asarray(splats.conics)[used].T[..., None]
-        exponent = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
-        alpha = np.asarray(splats.opacities)[used, None] * np.exp(-exponent)
-        assert alpha.min() > 1.2 * ALPHA_CUT
+        alphas = faintest(splats, WIDTH, HEIGHT)[np.asarray(splats.opacities) > 0.0]
+        assert len(alphas) == COUNT // 2 and alphas.min() > 1.2 * ALPHA_CUT
 
     def test_all_products_are_exact(self):
-        """GPUs multiply float32 matrices with 10 bits unless told otherwise; CPUs never do."""
-
-        def products_of(jaxpr):
-            for equation in jaxpr.eqns:
-                if equation.primitive.name == "dot_general":
-                    yield equation
-                for inner in jaxprs_in_params(equation.params):
-                    yield from products_of(inner)
-
-        products = list(
-            products_of(jax.make_jaxpr(linear)(*arguments(random_scene()), NEAR, BLUR).jaxpr)
-        )
-        assert products
-        for product in products:
-            assert product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2, product
+        assert_products_are_exact(linear, *arguments(random_scene()), NEAR, BLUR)
 
 
 class TestGradientModes:

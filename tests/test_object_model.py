@@ -1,0 +1,94 @@
+"""The object as solvers see it, and how badly a pose of it explains an image."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from inversions import BACKGROUND, CENTRE, RADIUS, SIZE, model_of, plain
+
+from igspad_jax.invert import ObjectModel, residuals_at
+from igspad_jax.render import Capacity
+from igspad_jax.render.projection import BLUR
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
+
+class TestObjectModel:
+    def test_views_are_smaller_cameras_of_the_same_object(self, scene):
+        model = ObjectModel(
+            scene,
+            np.array([[70.0, 0.0, 29.0], [0.0, 66.0, 23.0], [0.0, 0.0, 1.0]]),
+            width=60,
+            height=44,
+            background=BACKGROUND,
+            centre=CENTRE,
+            radius=RADIUS,
+            capacity=Capacity(),
+        )
+        view = model.view(24, 0)
+        assert (view.width, view.height) == (24, 18)  # 17.6, and K by what it was rounded to
+        expected = [[28.0, 0.0, 11.6], [0.0, 66.0 * 18 / 44, 23.0 * 18 / 44], [0.0, 0.0, 1.0]]
+        np.testing.assert_allclose(view.K, expected, rtol=1e-6)
+        assert view.gaussians is scene
+        # The splats' own blur shrinks with the image; the larger pixels add theirs.
+        assert BLUR * 0.4**2 < view.splat_blur < BLUR
+        assert model.view(24, 0) is view
+
+    def test_own_width(self, model, scene):
+        for width in (0, SIZE, 10 * SIZE):
+            view = model.view(width, 0)
+            assert (view.width, view.height) == (SIZE, SIZE)
+            np.testing.assert_array_equal(view.K, model.K)
+            assert view.splat_blur == pytest.approx(BLUR)
+            assert view.capacity is model.capacity and view.gaussians is scene
+        assert model.view(24, 0).capacity is not model.capacity
+
+    def test_merged_by_cells_of_the_radius(self, model, scene):
+        coarse = model.view(24, 3).gaussians
+        assert model.view(0, 3).gaussians is coarse  # merged once
+        shows = np.asarray(coarse.opacities) > 0.005
+        assert len(coarse) == 1024 and 20 < shows.sum() < 120
+        cells = np.floor(np.asarray(coarse.means)[shows] / (RADIUS / 3))
+        assert len(np.unique(cells, axis=0)) == shows.sum()
+
+    def test_exposed_renders(self, model, scene, images, true_poses):
+        """Every colour of the object becomes gain times it plus bias, and no other."""
+        clear = scene.replace(sh=0.5 * scene.sh)  # nowhere near 0 or 1, where colours end
+        dim = model_of(clear)
+        poses = np.broadcast_to(true_poses[0], (3, 4, 4))
+        light = np.array([[1.0, 0.0], [0.7, 0.2], [1.2, -0.1]], np.float32)
+        before, *after = dim.renders(poses, light)
+        np.testing.assert_allclose(before, dim.renders(poses)[0], atol=1e-6)
+        black = model_of(clear.replace(sh=jnp.full_like(scene.sh, -10.0)))
+        cover = 1.0 - black.renders(poses)[0]  # white shows through by what is not covered
+        for (gain, bias), picture in zip(light[1:], after, strict=True):
+            expected = gain * (before - 1.0 + cover) + (1.0 - cover) + bias * cover
+            np.testing.assert_allclose(picture, expected, atol=1e-5)
+            assert np.abs(picture - before).max() > 0.02
+
+    def test_residuals(self, model, images, true_poses):
+        poses = true_poses[:, None]
+        np.testing.assert_allclose(residuals_at(model, images, poses, plain(3, 1)), 0.0, atol=1e-6)
+        # A quarter of the truncation, wherever the object shows.
+        lighter = residuals_at(model, images + 0.05, poses, plain(3, 1))
+        np.testing.assert_allclose(lighter, 0.25, rtol=1e-3)
+        nothing = residuals_at(model, np.ones_like(images), poses, plain(3, 1))
+        assert np.all((nothing > 0.7) & (nothing <= 1.0))
+        # A defect counts by its area, not by how glaring it is.
+        spoilt, glaring = images.copy(), images.copy()
+        spoilt[:, 15:25, 15:25] = 0.0
+        glaring[:, 15:25, 15:25] = -9.0
+        found = [residuals_at(model, x, poses, plain(3, 1)) for x in (spoilt, glaring)]
+        assert np.all(found[0] < 0.2) and np.all(found[1] < 0.2)
+
+    def test_residuals_of_hypotheses_and_exposures(self, model, images, starts, true_poses):
+        """[n, k] in the order given."""
+        lit = np.tile(np.array([[0.8, 0.1]], np.float32), (3, 1, 1))
+        bright = model.renders(true_poses, lit[:, 0])
+        assert residuals_at(model, bright, true_poses[:, None], lit).max() < 1e-4
+        assert residuals_at(model, bright, true_poses[:, None], plain(3, 1)).min() > 0.05
+        hypotheses = np.concatenate([true_poses[:1], starts[0]])[None]
+        found = residuals_at(model, images[:1], hypotheses, plain(1, 3))
+        assert found.shape == (1, 3)
+        assert found[0, 0] < 1e-5 < 0.3 < found[0, 1]
