@@ -131,24 +131,26 @@ def pair_table(splats: jax.Array, lists: TileLists) -> tuple[jax.Array, jax.Arra
     return splats.reshape(batch * count, width)[index], index
 
 
-def to_tiles(image: jax.Array) -> jax.Array:
-    """[B, H, W, C] image to [B * tiles, C, PIXELS], padded with zeros."""
+def to_tiles(image: jax.Array, side: int = TILE) -> jax.Array:
+    """[B, H, W, C] image to [B * tiles, C, side * side], padded with zeros."""
     batch, height, width, channels = image.shape
-    rows, columns = grid_shape(width, height)
+    rows, columns = grid_shape(width, height, side)
     padded = jnp.pad(
-        image, ((0, 0), (0, rows * TILE - height), (0, columns * TILE - width), (0, 0))
+        image, ((0, 0), (0, rows * side - height), (0, columns * side - width), (0, 0))
     )
-    split = padded.reshape(batch, rows, TILE, columns, TILE, channels)
-    return jnp.transpose(split, (0, 1, 3, 5, 2, 4)).reshape(-1, channels, PIXELS)
+    split = padded.reshape(batch, rows, side, columns, side, channels)
+    return jnp.transpose(split, (0, 1, 3, 5, 2, 4)).reshape(-1, channels, side * side)
 
 
-def from_tiles(tiles: jax.Array, batch: int, width: int, height: int) -> jax.Array:
+def from_tiles(
+    tiles: jax.Array, batch: int, width: int, height: int, side: int = TILE
+) -> jax.Array:
     """Inverse of `to_tiles`, cropped to the image."""
-    rows, columns = grid_shape(width, height)
+    rows, columns = grid_shape(width, height, side)
     channels = tiles.shape[1]
-    split = tiles.reshape(batch, rows, columns, channels, TILE, TILE)
+    split = tiles.reshape(batch, rows, columns, channels, side, side)
     image = jnp.transpose(split, (0, 1, 4, 2, 5, 3))
-    return image.reshape(batch, rows * TILE, columns * TILE, channels)[:, :height, :width]
+    return image.reshape(batch, rows * side, columns * side, channels)[:, :height, :width]
 
 
 def from_groups(out: jax.Array, groups: Groups, batch: int, width: int, height: int) -> jax.Array:

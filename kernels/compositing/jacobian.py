@@ -27,7 +27,7 @@ from igspad_jax.kernels.compositing.groups import (
 from igspad_jax.kernels.compositing.tiles import TileLists
 
 
-def _log_alpha_slopes(splats: jax.Array, tangents: jax.Array) -> jax.Array:
+def log_alpha_slopes(splats: jax.Array, tangents: jax.Array) -> jax.Array:
     """How log alpha moves with each parameter, as a polynomial in the pixel's offset.
 
     log alpha = log opacity - (a dx^2 + c dy^2) / 2 - b dx dy with (dx, dy) = pixel - mean.
@@ -70,7 +70,7 @@ def composite_jacobian(
     """
     batch, height, width, channels = *out.shape[:3], out.shape[3] - 1
     parameters, coloured = tangents.shape[-1], colour_tangents.shape[-1]
-    slopes = _log_alpha_slopes(splats, tangents)
+    slopes = log_alpha_slopes(splats, tangents)
     rows = [r.reshape(*r.shape[:2], math.prod(r.shape[2:])) for r in (slopes, colour_tangents)]
     groups = group_tiles(lists, width, height)
     table, _ = pair_table(jnp.concatenate([splats, *rows], axis=-1), lists)

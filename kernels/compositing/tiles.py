@@ -32,9 +32,9 @@ class TileLists(NamedTuple):
     pairs: jax.Array
 
 
-def grid_shape(width: int, height: int) -> tuple[int, int]:
+def grid_shape(width: int, height: int, side: int = TILE) -> tuple[int, int]:
     """Number of tile (rows, columns) that cover an image."""
-    return -(-height // TILE), -(-width // TILE)
+    return -(-height // side), -(-width // side)
 
 
 def _depth_order(depths: jax.Array, visible: jax.Array) -> jax.Array:
@@ -46,14 +46,14 @@ def _depth_order(depths: jax.Array, visible: jax.Array) -> jax.Array:
     return jax.lax.sort((key, index), num_keys=1)[1]
 
 
-def _nearest_in_tile(row: jax.Array, left: jax.Array, top: jax.Array) -> jax.Array:
+def _nearest_in_tile(row: jax.Array, left: jax.Array, top: jax.Array, side: int) -> jax.Array:
     """Smallest value over a tile's pixel centres' rectangle of the splat's quadratic form.
 
     `row` is [..., 6]: mean x, mean y, conic a, b, c, threshold. The minimum of a convex function
     over a rectangle lies on a side that faces its centre, so one candidate on each axis suffices.
     """
     mx, my, a, b, c = (row[..., i] for i in range(5))
-    right, bottom = left + (TILE - 1), top + (TILE - 1)
+    right, bottom = left + (side - 1), top + (side - 1)
     dx = jnp.clip(mx, left, right) - mx
     dy = jnp.clip(my, top, bottom) - my
     y_on_x = jnp.clip(my - b / c * dx, top, bottom) - my
@@ -75,6 +75,7 @@ def tile_lists(
     width: int,
     height: int,
     capacity: int,
+    side: int = TILE,
 ) -> TileLists:
     """Lists the pairs of tiles and splats whose alpha reaches 1/255 inside the tile.
 
@@ -87,15 +88,16 @@ def tile_lists(
         width: image width in pixels.
         height: image height in pixels.
         capacity: number of slots; counts bounding-box pairs, before the exact ellipse test.
+        side: of a tile in pixels.
     """
     count = means2d.shape[0]
-    rows, columns = grid_shape(width, height)
+    rows, columns = grid_shape(width, height, side)
     visible = radii[:, 0] > 0.0
     order = _depth_order(depths, visible)
 
     # Columns of the per-splat table, front to back: what each pair needs to place itself.
-    low = jnp.floor((means2d - radii) / TILE)
-    high = jnp.floor((means2d + radii) / TILE) + 1.0
+    low = jnp.floor((means2d - radii) / side)
+    high = jnp.floor((means2d + radii) / side) + 1.0
     limit = jnp.array([columns, rows], means2d.dtype)
     low = jnp.clip(low, 0.0, limit).astype(jnp.int32)
     high = jnp.clip(high, 0.0, limit).astype(jnp.int32)
@@ -116,7 +118,7 @@ def tile_lists(
     local = slot - first
     tile_x, tile_y = x0 + local % across, y0 + local // across
     row = shape[rank]
-    nearest = _nearest_in_tile(row, tile_x * TILE + 0.5, tile_y * TILE + 0.5)
+    nearest = _nearest_in_tile(row, tile_x * side + 0.5, tile_y * side + 0.5, side)
     # A hair of slack: the test must never drop a pair that the compositor would still count.
     touches = (slot < pairs) & (nearest <= row[:, 5] * (1.0 + 1e-5) + 1e-5)
     tile = jnp.where(touches, tile_y * columns + tile_x, rows * columns)

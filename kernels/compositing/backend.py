@@ -1,0 +1,106 @@
+"""Which implementation runs, and all that is particular to Pallas's Mosaic GPU backend.
+
+The kernels themselves are written in `jax.numpy` and `jax.lax` and in the few verbs below; a
+change of backend, or of its interface from one version of JAX to the next, is a change here.
+Pallas is imported where it is used: that takes half a second, and CPUs never need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+Implementation = Literal["xla", "mosaic", "interpreted"]
+
+_HOPPER = 9  # major compute capability; older GPUs lack the copies into shared memory
+
+
+def chosen(implementation: Implementation | None) -> Implementation:
+    """The implementation that runs.
+
+    Args:
+        implementation: "xla", "mosaic" (the GPU kernels), "interpreted" (the same on a CPU, step
+            by step: for tests), or None: Mosaic on a Hopper GPU or newer, XLA elsewhere.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if implementation is None:
+        device = jax.devices()[0]
+        # "9.0", or "gfx942" on GPUs of another make.
+        major = str(getattr(device, "compute_capability", "")).partition(".")[0]
+        return "mosaic" if major.isdigit() and int(major) >= _HOPPER else "xla"
+    if implementation not in get_args(Implementation):
+        known = ", ".join(get_args(Implementation))
+        raise ValueError(f"no implementation {implementation!r} of the compositor; use {known}")
+    return implementation
+
+
+def launch(
+    body: Callable[..., None],
+    outputs: Sequence[tuple[int, ...]],
+    *operands: ArrayLike,
+    blocks: int,
+    buffer: tuple[int, ...],
+    interpret: bool,
+) -> Sequence[jax.Array]:
+    """Runs a kernel body, one warpgroup of 128 threads to a block.
+
+    Args:
+        body: takes the block's index, references to operands and outputs, a buffer in shared memory
+            and a barrier for each of its slots.
+        outputs: shapes of the float32 results.
+        *operands: arrays in the GPU's memory.
+        blocks: how many.
+        buffer: [slots, ...] shape of the buffer.
+        interpret: on a CPU.
+
+    Returns:
+        The results. What no block writes is undefined.
+    """
+
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    def kernel(*refs):
+        body(jax.lax.axis_index("block"), *refs)
+
+    return plgpu.kernel(
+        kernel,
+        out_type=tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in outputs),
+        scratch_types=(
+            plgpu.SMEM(buffer, jnp.float32),
+            plgpu.Barrier(num_barriers=buffer[0]),
+        ),
+        grid=(blocks,),
+        grid_names=("block",),
+        interpret=_interpreter() if interpret else None,
+    )(*operands)
+
+
+def _interpreter():
+    # Public as plgpu.InterpretGPUParams from JAX 0.12 on only.
+    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+    return InterpretGPUParams(detect_races=True)
+
+
+def fetch(source, slot, landed) -> None:
+    """Begins to copy a block of the GPU's memory to a slot in shared memory.
+
+    Waits until all threads have read what the slot held before.
+    """
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    plgpu.commit_smem()
+    plgpu.copy_gmem_to_smem(source, slot, landed)
+
+
+def wait(landed) -> None:
+    """Waits for a slot's copy."""
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    plgpu.barrier_wait(landed)

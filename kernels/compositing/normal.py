@@ -1,0 +1,63 @@
+"""Normal equations of a robust least-squares fit of a composited image to a given one."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from igspad_jax.kernels.compositing.jacobian import composite_jacobian
+from igspad_jax.kernels.compositing.tiles import TileLists
+
+
+def weigh(
+    difference: jax.Array, weights: jax.Array, deltas: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cauchy's robust cost of differences, and what each counts in the normal equations.
+
+    Args:
+        difference: [B, H, W, C] image composited less image given.
+        weights: [B, H, W] what each pixel counts.
+        deltas: [B] difference at which its weight has fallen to a half.
+
+    Returns:
+        The mean cost [B] in units of the image, and weights [B, H, W, C] whose sum over an image
+        is 1 where no difference is large.
+    """
+    deltas = deltas[:, None, None, None]
+    square = jnp.square(difference / deltas)
+    counted = difference.shape[-1] * jnp.maximum(jnp.sum(weights, axis=(1, 2)), 1e-6)
+    share = (weights / counted[:, None, None])[..., None]
+    cost = jnp.sum(0.5 * deltas * jnp.log1p(square) * share, axis=(1, 2, 3))
+    return cost, share / (1.0 + square)
+
+
+def composite_gram(
+    splats: jax.Array,
+    tangents: jax.Array,
+    feature_tangents: jax.Array,
+    lists: TileLists,
+    out: jax.Array,
+    background: jax.Array,
+    difference: jax.Array,
+    robust: jax.Array,
+) -> jax.Array:
+    """Gram matrix of the columns of Jacobian and difference.
+
+    Args:
+        splats: this and what follows up to `background` as for `composite_jacobian`.
+        tangents: see there.
+        feature_tangents: see there, `colour_tangents`.
+        lists: see there.
+        out: see there.
+        background: see there.
+        difference: [B, H, W, C] image composited less image given.
+        robust: [B, H, W, C] weights.
+
+    Returns:
+        [B, P + 1, P + 1].
+    """
+    jacobian = composite_jacobian(splats, tangents, feature_tangents, lists, out, background)
+    columns = jnp.concatenate([jacobian, difference[..., None]], axis=-1)
+    flat = columns.reshape(len(columns), -1, columns.shape[-1])
+    weighed = flat * robust.reshape(*flat.shape[:2], 1)
+    return jnp.einsum("bpi,bpj->bij", weighed, flat, precision="highest")
