@@ -56,7 +56,9 @@ BASE = InvertConfig(
     sampling_min_points=1,
     adam=AdamConfig(steps=6, late_step=4, sampling_refresh=3),
     # Without hypotheses of its own, so that paths begin where they are told to.
-    levenberg=LevenbergConfig(**LAST | {"steps": (8,), "deltas": (0.1,), "spread": 0.0}),
+    levenberg=LevenbergConfig(
+        **LAST | {"steps": (8,), "deltas": (0.1,), "spread": 0.0, "rejoin": 0}
+    ),
 )
 EYES = np.array([[1.5, -2.0, 1.2], [-2.4, 0.4, 0.9]])
 

@@ -57,6 +57,7 @@ SETTINGS = Settings(
             deltas=(0.2, 0.05),
             anchors=(0.002, 0.0),
             keep=(4, 1),
+            rejoin=1,
         ),
     ),
     evaluate=EvaluateConfig(sizes=(64,), breakdown=True),

@@ -1,5 +1,6 @@
 """Experiments with the pose engine: how far each method reaches, and what it costs."""
 
+from igspad_jax.experiment.choices import features_table, matchers_table
 from igspad_jax.experiment.film import film_test, make_film
 from igspad_jax.experiment.gradients import compare_gradients, gradient_table
 from igspad_jax.experiment.measures import SUCCESS
@@ -21,11 +22,13 @@ __all__ = [
     "chosen",
     "compare_gradients",
     "experiment_tables",
+    "features_table",
     "film_test",
     "gradient_table",
     "grid",
     "make_film",
     "markdown",
+    "matchers_table",
     "parse_levels",
     "rendered",
     "results",

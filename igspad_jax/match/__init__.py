@@ -1,22 +1,43 @@
 """Matching: which training views explain a query image, and from where it was taken."""
 
-from igspad_jax.match.initial import PoseHypothesis, initial_poses, match_views, most_matched
+from igspad_jax.match.choice import (
+    MATCHERS,
+    best_matcher,
+    make_matcher,
+    matchers_at_hand,
+    training_features,
+)
+from igspad_jax.match.initial import (
+    PoseHypothesis,
+    Shortlist,
+    initial_poses,
+    match_views,
+    most_matched,
+    shortlisted,
+)
 from igspad_jax.match.lifting import DepthOf, pnp_poses
 from igspad_jax.match.matching import Matcher, Matches, matched_points
 from igspad_jax.match.opencv import OpenCVMatcher
 from igspad_jax.match.retrieval import TrainingViews, prepare_views
 
 __all__ = [
+    "MATCHERS",
     "DepthOf",
     "Matcher",
     "Matches",
     "OpenCVMatcher",
     "PoseHypothesis",
+    "Shortlist",
     "TrainingViews",
+    "best_matcher",
     "initial_poses",
+    "make_matcher",
     "match_views",
     "matched_points",
+    "matchers_at_hand",
     "most_matched",
     "pnp_poses",
     "prepare_views",
+    "shortlisted",
+    "training_features",
 ]

@@ -7,6 +7,7 @@ given, all judged by one robust photometric criterion.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from igspad_jax.cameras import pose_errors
 from igspad_jax.errors import InputError
-from igspad_jax.match.matching import Matcher, Matches, check_images
+from igspad_jax.match.matching import Matcher, Matches, check_images, no_matches
 from igspad_jax.match.retrieval import Candidate, TrainingViews, refine, retrieve
 from igspad_jax.match.similarity import (
     fit_similarity,
@@ -26,6 +27,8 @@ from igspad_jax.match.similarity import (
 
 _SAME_MODE = 25.0  # degrees within which poses are guesses at the same view
 _SHARPNESS = 0.2  # relative excess of disagreement at which a view's weight falls to 1/e
+Shortlist = dict[int, int]
+
 _FROM_MATCHER = 6  # views of a matcher that are judged beside those of retrieval
 
 
@@ -66,29 +69,56 @@ def check_query(query: np.ndarray, views: TrainingViews) -> np.ndarray:
     return query
 
 
+def shortlisted(query: np.ndarray, views: TrainingViews, count: int) -> Shortlist:
+    """The training views that look most like a query, for a matcher that cannot try all.
+
+    Args:
+        query: [H, W, 3] in [0, 1], of the training images' size.
+        views: the prepared training views.
+        count: views at most.
+
+    Returns:
+        Per view the quarter turns of the query that bring it upright.
+    """
+    best = refine(query, views, retrieve(query, views))[:count]
+    degrees = [np.degrees(scale_and_angle(candidate.similarity)[1]) for candidate in best]
+    return {c.view: round(d / 90.0) % 4 for c, d in zip(best, degrees, strict=True)}
+
+
 def match_views(
-    query: np.ndarray, matcher: Matcher, references: Any
+    query: np.ndarray,
+    matcher: Matcher,
+    references: Sequence[Any],
+    shortlist: Shortlist | None = None,
 ) -> list[tuple[Matches, float]]:
-    """Matches a query against all training images, turned by quarters where the matcher needs it.
+    """Matches a query against training images, turned by quarters where the matcher needs it.
 
     Args:
         query: [H, W, 3] in [0, 1].
         matcher: the matcher.
         references: `matcher.prepare` of the training images.
+        shortlist: see `shortlisted`; the other views then count as without a match. None tries
+            all training images, at every turn.
 
     Returns:
         Per training image the matches of the turn that has most, in pixels of the query as given,
         and the angle in degrees (x towards y) by which the training image is turned in the query.
     """
-    best: list[tuple[Matches, float]] = []
-    for turn in range(1 if matcher.rotation_invariant else 4):
+    everything = list(range(len(references)))
+    if shortlist is None:
+        tried = dict.fromkeys(range(1 if matcher.rotation_invariant else 4), everything)
+    elif matcher.rotation_invariant:
+        tried = {0: list(shortlist)}
+    else:
+        tried = {t: [v for v in shortlist if shortlist[v] == t] for t in set(shortlist.values())}
+    best = [(no_matches(), 0.0)] * len(everything)
+    for turn, chosen in sorted(tried.items()):
         turned = np.ascontiguousarray(np.rot90(query, turn))
-        found = matcher.match(matcher.prepare(turned[None]), references)
-        found = [_unturn(m, turn, query.shape[1], query.shape[0]) for m in found]
-        pairs = [(m, 90.0 * turn) for m in found]
-        if best:
-            pairs = [p if len(p[0]) > len(b[0]) else b for p, b in zip(pairs, best, strict=True)]
-        best = pairs
+        found = matcher.match(matcher.prepare(turned[None]), [references[v] for v in chosen])
+        for view, matches in zip(chosen, found, strict=True):
+            if len(matches) > len(best[view][0]):
+                height, width = query.shape[:2]
+                best[view] = (_unturn(matches, turn, width, height), 90.0 * turn)
     return best
 
 
@@ -99,7 +129,12 @@ def views_with_most(matched: list[tuple[Matches, float]], count: int) -> list[in
 
 
 def most_matched(
-    query: np.ndarray, views: TrainingViews, matcher: Matcher, references: Any, count: int = 1
+    query: np.ndarray,
+    views: TrainingViews,
+    matcher: Matcher,
+    references: Sequence[Any],
+    count: int = 1,
+    shortlist: Shortlist | None = None,
 ) -> list[PoseHypothesis]:
     """The paper's rule: the poses of the training images with most verified matches.
 
@@ -109,13 +144,14 @@ def most_matched(
         matcher: the matcher.
         references: `matcher.prepare` of the training images, in the order of `views`.
         count: number of hypotheses at most.
+        shortlist: as for `match_views`.
 
     Returns:
         Hypotheses, most matches first. Views without a match are left out, so the list may be
         empty.
     """
     check_query(query, views)
-    matched = match_views(query, matcher, references)
+    matched = match_views(query, matcher, references, shortlist)
     hypotheses = []
     middle = views.K[:2, 2]
     for view in views_with_most(matched, count):
@@ -130,7 +166,7 @@ def initial_poses(
     query: np.ndarray,
     views: TrainingViews,
     matcher: Matcher | None = None,
-    references: Any = None,
+    references: Sequence[Any] = (),
     count: int = 3,
 ) -> list[PoseHypothesis]:
     """Photometric first guesses, with a matcher's views among the candidates if one is given.

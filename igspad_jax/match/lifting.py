@@ -5,7 +5,7 @@ Ke and Roumeliotis' P3P (CVPR 2017) within RANSAC, then least squares on the inl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -13,7 +13,13 @@ import numpy as np
 
 from igspad_jax.cameras import pose_errors
 from igspad_jax.errors import InputError
-from igspad_jax.match.initial import PoseHypothesis, check_query, match_views, views_with_most
+from igspad_jax.match.initial import (
+    PoseHypothesis,
+    Shortlist,
+    check_query,
+    match_views,
+    views_with_most,
+)
 from igspad_jax.match.matching import Matcher, Matches
 from igspad_jax.match.retrieval import TrainingViews
 
@@ -84,9 +90,10 @@ def pnp_poses(
     query: np.ndarray,
     views: TrainingViews,
     matcher: Matcher,
-    references: Any,
+    references: Sequence[Any],
     depth_of: DepthOf,
     count: int = 3,
+    shortlist: Shortlist | None = None,
 ) -> list[PoseHypothesis]:
     """Poses under which matched points of the scene's surface appear where the query shows them.
 
@@ -103,6 +110,7 @@ def pnp_poses(
             training view, by its index. Called for few views a query and for the same ones
             again by other queries, so worth remembering.
         count: number of hypotheses at most.
+        shortlist: as for `match_views`.
 
     Returns:
         Hypotheses of source "pnp", best first; the score is the number of the query's points that
@@ -112,7 +120,7 @@ def pnp_poses(
         InputError: a query or a depth of another shape than the training images.
     """
     query = check_query(query, views)
-    matched = match_views(query, matcher, references)
+    matched = match_views(query, matcher, references, shortlist)
     lifted = [
         _lifted(matched[view][0], view, views, *depth_of(view))
         for view in views_with_most(matched, _VIEWS)

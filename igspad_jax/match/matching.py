@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,14 +44,14 @@ class Matcher(Protocol):
 
     rotation_invariant: bool
 
-    def prepare(self, images: np.ndarray) -> Any:
-        """Computes the features of [n, H, W, 3] images in [0, 1].
+    def prepare(self, images: np.ndarray) -> Sequence[Any]:
+        """Computes the features of [n, H, W, 3] images in [0, 1], one item an image.
 
-        The result is opaque: only `match` of the same matcher reads it.
+        The items are opaque: only `match` of the same matcher reads them.
         """
         ...
 
-    def match(self, query: Any, references: Any) -> list[Matches]:
+    def match(self, query: Sequence[Any], references: Sequence[Any]) -> list[Matches]:
         """Matches the features of one image against those of n images: n `Matches`."""
         ...
 

@@ -5,6 +5,7 @@ RootSIFT is Arandjelovic and Zisserman's (CVPR 2012), the ratio test Lowe's (IJC
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -68,7 +69,9 @@ class OpenCVMatcher:
         """Computes the features of [n, H, W, 3] images in [0, 1]."""
         return [self._extract(image) for image in check_images(images, "images to match")]
 
-    def match(self, query: list[SiftFeatures], references: list[SiftFeatures]) -> list[Matches]:
+    def match(
+        self, query: Sequence[SiftFeatures], references: Sequence[SiftFeatures]
+    ) -> list[Matches]:
         """Matches one prepared query against n prepared references."""
         (features,) = query
         return [self._verify(self._nearest(features, r), features.size) for r in references]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import runpy
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import cast
 
 import ml_collections
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
+from igspad_jax import devices
 from igspad_jax import launch as script
 from igspad_jax.data import Category, list_categories, read_category
+from igspad_jax.detect import EXTRACTORS
 from igspad_jax.errors import InputError
+from igspad_jax.pipeline.choices import chosen
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.settings import (
     Settings,
@@ -37,9 +41,20 @@ _CATEGORY = flags.DEFINE_list(
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace results that were made with other settings."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "For several processes: HOST:PORT of process 0; auto on clusters that JAX knows.",
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 _FILES = {
     "scene": "A .ply scene trained elsewhere, to take instead of training one.",
     "points": "A .ply point cloud to start the training from, in the cameras' world.",
+}
+_SHORT = {
+    "matcher": ("match.matcher", "Point matcher: auto, opencv, aliked, superpoint or xfeat."),
+    "features": ("detect.features", f"auto, or extractors joined by *: {', '.join(EXTRACTORS)}."),
 }
 _CONFIG_HELP = (
     "File of settings; single ones are set by, for example, --config.train.steps=2000. There are "
@@ -63,8 +78,9 @@ def overwrite() -> bool:
 
 
 def settings() -> Settings:
-    """The settings of --config and its overrides."""
-    return settings_from(cast(ml_collections.ConfigDict, flags.FLAGS["config"].value))
+    """The settings of --config and its overrides, with names in the place of "auto"."""
+    given = settings_from(cast(ml_collections.ConfigDict, flags.FLAGS["config"].value))
+    return devices.on_first(chosen)(given)
 
 
 def given_files() -> dict[str, Path | None]:
@@ -102,12 +118,15 @@ def each_category(
 ) -> tuple[list[tuple[Category, RunFolder]], list[str]]:
     """Calls `work` with every category and its run folder; one that fails stops no other.
 
+    With several processes the first that fails is the last.
+
     Returns:
         The categories that went well, and the names of those that failed, for `report_failed`.
         What was wrong with them is printed.
 
     Raises:
-        InputError: for flags that name no category, or if there is one category and it fails.
+        InputError: for flags that name no category, or if a category fails and there is no other,
+            or several processes.
     """
     results, roots = run_root(), category_roots()
     finished, failed = [], []
@@ -118,7 +137,8 @@ def each_category(
             work(category, folder)
             finished.append((category, folder))
         except InputError as error:
-            if len(roots) == 1:
+            # An error that only one of several processes meets must not let it run ahead.
+            if len(roots) == 1 or devices.process_count() > 1:
                 raise InputError(f"{name}: {error}") from error
             print(f"error: {name}: {error}", file=sys.stderr)
             failed.append(name)
@@ -189,6 +209,10 @@ def launch(main: Callable[[], None], *, takes_files: bool = False) -> None:
         takes_files: whether it has the flags --scene and --points.
     """
     names = ["data", "run", "config", "category", "overwrite"]
+    names += ["coordinator", "processes", "process"]
+    for name, (setting, what) in _SHORT.items():
+        flags.DEFINE_string(name, None, f"{what} Short for --config.{setting}.")
+        names.append(name)
     if takes_files:
         for name, what in _FILES.items():
             flags.DEFINE_string(name, None, what)
@@ -198,6 +222,8 @@ def launch(main: Callable[[], None], *, takes_files: bool = False) -> None:
 
     def prepare(argv: list[str]) -> list[str]:
         path, argv = _take_config(argv, default)
+        for name, (setting, _) in _SHORT.items():
+            argv = [re.sub(rf"^--?{name}(=|$)", rf"--config.{setting}\1", a) for a in argv]
         for argument in argv:
             if found := re.match(r"--?(?:no)?config\.([^=]+)", argument):
                 check_name(found[1])
@@ -212,4 +238,13 @@ def launch(main: Callable[[], None], *, takes_files: bool = False) -> None:
             flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
         return argv
 
-    script.launch(main, prepare)
+    def joined() -> None:
+        devices.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        if devices.is_first():
+            main()
+            return
+        logging.set_verbosity(logging.WARNING)
+        with contextlib.redirect_stdout(None):
+            main()
+
+    script.launch(joined, prepare)

@@ -19,12 +19,11 @@ from tqdm import tqdm
 from igspad_jax.cameras import Camera
 from igspad_jax.data import Category, LoadedTest, TestImage, intrinsics, load_test, load_train
 from igspad_jax.detect import (
+    Comparison,
     ExpectedAnomaly,
-    Extractor,
-    HandMade,
-    feature_distance,
+    Features,
     image_score,
-    resize_map,
+    make_comparison,
 )
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns
@@ -41,7 +40,7 @@ class _Detector:
     """Compares images of one category with renders of its scene."""
 
     gaussians: Gaussians
-    extractor: Extractor
+    comparison: Comparison
     K: np.ndarray
     config: DataConfig
     capacity: Capacity
@@ -49,33 +48,29 @@ class _Detector:
     def load(self, test: TestImage) -> LoadedTest:
         return load_test(test, **self.config.reading)
 
-    def compare(self, image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """[H, W] anomaly map of a [H, W, 3] image against a normal one (equation 5)."""
-        height, width = image.shape[:2]
-        features = self.extractor(jnp.asarray(np.stack([image, reference])))
-        distance = feature_distance(
-            features[:1],
-            features[1:],
-            tolerance=self.extractor.tolerance,
-            edge_discount=self.extractor.edge_discount,
-        )
-        return np.asarray(resize_map(distance, height, width)[0])
-
     def compare_at(
-        self, image: np.ndarray, viewmat: np.ndarray, exposure: Sequence[float] = (1.0, 0.0)
-    ) -> np.ndarray:
-        """The anomaly map of an image against the scene's render at a pose and exposure."""
-        height, width = image.shape[:2]
+        self, features: Features, shape: tuple[int, int], viewmat: np.ndarray,
+        exposure: Sequence[float] = (1.0, 0.0),
+    ) -> np.ndarray:  # fmt: skip
+        """The anomaly map of an image against the scene's render at a pose and exposure.
+
+        Args:
+            features: the image's.
+            shape: its height and width.
+            viewmat: [4, 4].
+            exposure: gain and bias of the object's colours.
+        """
+        height, width = shape
         (reference,) = render_views(
             exposed(self.gaussians, *exposure), viewmat[None], self.K,
             np.asarray(self.config.background),
             width=width, height=height, capacity=self.capacity,
         )  # fmt: skip
-        return self.compare(image, reference)
+        return self.comparison.anomaly_map(features, reference)
 
-    def camera(self, image: np.ndarray, viewmat: np.ndarray) -> Camera:
-        """The camera of a pose, for images of the given one's size."""
-        height, width = image.shape[:2]
+    def camera(self, shape: tuple[int, int], viewmat: np.ndarray) -> Camera:
+        """The camera of a pose, for images of a height and width."""
+        height, width = shape
         return Camera(
             jnp.asarray(viewmat, jnp.float32), jnp.asarray(self.K, jnp.float32), width, height
         )
@@ -89,7 +84,8 @@ class _Detector:
             for image, viewmat in tqdm(
                 views, desc=f"expect {category.name}", total=len(loaded.images), unit="image"
             ):
-                yield self.camera(image, viewmat), self.compare_at(image, viewmat)
+                shape, features = image.shape[:2], self.comparison.features(image)
+                yield self.camera(shape, viewmat), self.compare_at(features, shape, viewmat)
 
         return ExpectedAnomaly.learn(self.gaussians, compared(), self.capacity)
 
@@ -130,7 +126,7 @@ def detect_category(
     folder.start("detect")
     detector = _Detector(
         gaussians=load_scene(folder).gaussians,
-        extractor=HandMade(),
+        comparison=make_comparison(settings.detect.features),
         K=intrinsics(category, settings.data.width),
         config=settings.data,
         capacity=Capacity(),
@@ -141,24 +137,25 @@ def detect_category(
     learnt = time.perf_counter()
     found = {entry["name"]: entry for entry in poses["images"]}
 
-    def scored(variant: str, test: TestImage, loaded: LoadedTest) -> np.ndarray:
+    def scored(variant: str, test: TestImage, loaded: LoadedTest, features: Features) -> np.ndarray:
         image = loaded.image
         if variant == CLEAN_IMAGE:
             # A good image is its own clean twin; no scene, so nothing wrong to expect of it.
-            return detector.compare(image, image if loaded.clean is None else loaded.clean)
-        pose = found[test.name]
+            clean = image if loaded.clean is None else loaded.clean
+            return detector.comparison.anomaly_map(features, clean)
+        pose, shape = found[test.name], image.shape[:2]
         viewmat = np.asarray(pose["viewmat"] if variant == ESTIMATED else test.viewmat)
-        heat_map = detector.compare_at(image, viewmat, pose["exposure"])
+        heat_map = detector.compare_at(features, shape, viewmat, pose["exposure"])
         if expected is None:
             return heat_map
-        return expected.discount(detector.camera(image, viewmat), heat_map, scale)
+        return expected.discount(detector.camera(shape, viewmat), heat_map, scale)
 
     entries = []
     for test in tqdm(tests, desc=f"detect {category.name}", unit="image"):
         loaded = detector.load(test)
-        scores = {}
+        scores, features = {}, detector.comparison.features(loaded.image)
         for variant in variants:
-            heat_map = scored(variant, test, loaded)
+            heat_map = scored(variant, test, loaded, features)
             pool = max(1, round(settings.detect.pool * heat_map.shape[1]))
             scores[variant] = float(image_score(jnp.asarray(heat_map[None]), pool=pool)[0])
             folder.save_map(variant, test.name, heat_map)
@@ -169,7 +166,7 @@ def detect_category(
     }
     result = {
         "seconds": seconds,
-        "features": detector.extractor.name,
+        "features": detector.comparison.name,
         "variants": variants,
         "images": entries,
     }

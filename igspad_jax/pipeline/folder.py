@@ -6,6 +6,7 @@
     train.json              measurements of the training, the object's place and size
     poses.json              initial and estimated pose of every test image
     losses.npz              loss curves of the inversions
+    features/               of the training images, for matching
     inverting/              batches of an inversion that is not finished
     detect.json             image scores
     maps/VARIANT/NAME.npy   float32 anomaly maps
@@ -13,6 +14,8 @@
 
 A stage's JSON file is written last and in one step, so it is there exactly when the stage is done.
 It repeats the settings it was made with.
+
+Of several processes only the first touches the folder, and tells the others what is in it.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
 from igspad_jax.files import read_json, write_json, write_whole
 from igspad_jax.pipeline.settings import first_difference
@@ -56,9 +60,15 @@ class RunFolder:
         return self.root / "losses.npz"
 
     @property
+    def features(self) -> Path:
+        """The folder of the training images' keypoints."""
+        return self.root / "features"
+
+    @property
     def _inverting(self) -> Path:
         return self.root / "inverting"
 
+    @on_first
     def start_inverting(self, made_with: Any) -> None:
         """Keeps the finished batches of an inversion with the same settings, and no others."""
         note = self._inverting / "made_with.json"
@@ -70,15 +80,18 @@ class RunFolder:
             self.end_inverting()
             write_json(note, made_with)
 
+    @on_first
     def end_inverting(self) -> None:
         """Forgets the batches of an inversion."""
         shutil.rmtree(self._inverting, ignore_errors=True)
 
+    @on_first
     def save_batch(self, first: int, arrays: Mapping[str, Any]) -> None:
         """Writes the results of the batch that begins with image `first`."""
         path = self._inverting / f"{first}.npz"
         write_whole(path, lambda file: np.savez(file, **arrays))
 
+    @on_first
     def load_batch(self, first: int) -> dict[str, np.ndarray] | None:
         """The results of a finished batch; None where it is to do."""
         try:
@@ -91,11 +104,13 @@ class RunFolder:
         """The anomaly map of a test image ("Burrs/3") in a variant of the run."""
         return self.root / "maps" / variant / f"{name}.npy"
 
+    @on_first
     def save_map(self, variant: str, name: str, heat_map: np.ndarray) -> None:
         """Writes an anomaly map [h, w] as float32."""
         values = heat_map.astype(np.float32)
         write_whole(self.map_path(variant, name), lambda file: np.save(file, values))
 
+    @on_first
     def load_map(self, variant: str, name: str) -> np.ndarray:
         """Reads an anomaly map.
 
@@ -112,10 +127,12 @@ class RunFolder:
         """The JSON file that says a stage is done."""
         return self.root / f"{stage}.json"
 
+    @on_first
     def finish(self, stage: str, made_with: Any, result: dict) -> None:
         """Records that a stage is done, with the settings it was made with."""
         write_json(self.stage_path(stage), {"made_with": made_with, **result})
 
+    @on_first
     def load(self, stage: str) -> dict:
         """What a finished stage recorded.
 
@@ -134,6 +151,7 @@ class RunFolder:
     def _remedy(self, stage: str) -> str:
         return f"delete {self.stage_path(stage)} and run scripts/{_SCRIPTS[stage]}.py again"
 
+    @on_first
     def require(self, stage: str, concerned: Mapping[str, Any]) -> None:
         """Checks that a stage is done, with settings that hold `concerned`.
 
@@ -148,6 +166,7 @@ class RunFolder:
                 f"same ones here, or run scripts/{_SCRIPTS[stage]}.py with --overwrite"
             )
 
+    @on_first
     def is_done(self, stage: str, made_with: Any, *, overwrite: bool) -> bool:
         """Whether a stage is done with these settings.
 
@@ -166,6 +185,7 @@ class RunFolder:
             )
         return False
 
+    @on_first
     def start_training(self, made_with: Any, *, overwrite: bool) -> None:
         """Makes ready to train: checkpoints of other settings must not be resumed.
 
@@ -186,6 +206,7 @@ class RunFolder:
         self.start("train")
         write_json(note, made_with)
 
+    @on_first
     def start(self, stage: str) -> None:
         """Forgets a stage and all that follow from it."""
         for later in STAGES[STAGES.index(stage) :]:

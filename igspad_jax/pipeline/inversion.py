@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -12,19 +14,23 @@ from tqdm import tqdm
 
 from igspad_jax.cameras import pose_errors
 from igspad_jax.data import Category, LoadedViews, load_test, load_train
+from igspad_jax.devices import after_first, dealt, is_first, on_first, process_count
 from igspad_jax.files import write_whole
 from igspad_jax.invert import Inversion, ObjectModel, invert
 from igspad_jax.invert.verdict import deviations, doubts_of, typical_residuals
 from igspad_jax.match import (
     DepthOf,
-    OpenCVMatcher,
+    Matcher,
     PoseHypothesis,
     TrainingViews,
     initial_poses,
+    make_matcher,
     matched_points,
     most_matched,
     pnp_poses,
     prepare_views,
+    shortlisted,
+    training_features,
 )
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns, left_out
@@ -40,30 +46,40 @@ class _Start:
     """Everything that finds first poses for an image."""
 
     views: TrainingViews
-    matcher: OpenCVMatcher
-    references: object  # the training images' features; None where no image is matched with them
+    matcher: Matcher
+    references: Sequence[Any]  # the training images' features; empty where none are matched
     depth_of: DepthOf
     config: MatchConfig
 
     def hypotheses(self, image: np.ndarray) -> list[PoseHypothesis]:
         """First poses, the likeliest first, at most `config.hypotheses`."""
-        count, found = self.config.hypotheses, []
+        count, found, shortlist = self.config.hypotheses, [], None
+        if self.config.shortlist and self.references:
+            shortlist = shortlisted(image, self.views, self.config.shortlist)
         if self.config.initial == "matches":
-            found = most_matched(image, self.views, self.matcher, self.references, count)
+            found = most_matched(image, self.views, self.matcher, self.references, count, shortlist)
             if found:
                 return found
             logging.warning("an image matches no training view; it starts from retrieval")
         if self.config.initial == "pnp":
             # The best one is nearly always the right one; retrieval errs elsewhere.
             found = pnp_poses(
-                image, self.views, self.matcher, self.references, self.depth_of, max(1, count // 2)
+                image,
+                self.views,
+                self.matcher,
+                self.references,
+                self.depth_of,
+                max(1, count // 2),
+                shortlist,
             )
         left = count - len(found)
         return found + (initial_poses(image, self.views, count=left) if left else [])
 
 
-def _start(loaded: LoadedViews, settings: Settings, model: ObjectModel) -> _Start:
-    matcher = OpenCVMatcher()
+def _start(
+    loaded: LoadedViews, settings: Settings, model: ObjectModel, folder: RunFolder
+) -> _Start:
+    matcher = make_matcher(settings.match.matcher)
 
     @functools.lru_cache(_DEPTHS_KEPT)
     def depth_of(view: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,9 +88,9 @@ def _start(loaded: LoadedViews, settings: Settings, model: ObjectModel) -> _Star
     return _Start(
         views=prepare_views(loaded.images, loaded.viewmats, loaded.K, np.asarray(model.centre)),
         matcher=matcher,
-        references=None
+        references=()
         if settings.match.initial == "retrieval"
-        else matcher.prepare(loaded.images),
+        else after_first(lambda: training_features(matcher, loaded.images, folder.features)),
         depth_of=depth_of,
         config=settings.match,
     )
@@ -105,14 +121,11 @@ def invert_category(
     scene = load_scene(folder)
     loaded = load_train(category, **settings.data.reading)
     model = object_model(scene, loaded, settings)
-    clock = time.perf_counter()
-    start = _start(loaded, settings, model)
+    clock, cpu = time.perf_counter(), time.process_time()
+    start = _start(loaded, settings, model, folder)
     images = np.stack([load_test(test, **settings.data.reading).image for test in tests])
-    initial = [
-        start.hypotheses(image)
-        for image in tqdm(images, desc=f"match {category.name}", unit="image")
-    ]
-    matched = time.perf_counter()
+    initial = _hypotheses(images, start, category.name)
+    matching = {"seconds": time.perf_counter() - clock, "cpu": time.process_time() - cpu}
     inversion, seconds = _inverted(images, initial, start, model, settings, category.name, folder)
     typical = typical_residuals(model, loaded.images, loaded.viewmats)
     doubts = [doubts_of(inversion, i, typical) for i in range(len(tests))]
@@ -137,14 +150,19 @@ def invert_category(
             "sampled": inversion.sampled[i],
         }
         if test.viewmat is not None:
-            for key, viewmat in (("initial_", first.viewmat), ("", inversion.viewmats[i])):
+            for key, viewmat in (
+                ("first_", initial[i][0].viewmat),
+                ("initial_", first.viewmat),
+                ("", inversion.viewmats[i]),
+            ):
                 degrees, percent = pose_errors(viewmat, test.viewmat, scene.centre)
                 entry |= {f"{key}degrees": float(degrees), f"{key}percent": float(percent)}
         entries.append(entry)
     losses = inversion.losses.astype(np.float32)
-    write_whole(folder.losses, lambda file: np.savez_compressed(file, losses=losses))
+    on_first(write_whole)(folder.losses, lambda file: np.savez_compressed(file, losses=losses))
     found = {
-        "seconds": {"match": matched - clock, "invert": seconds},
+        "seconds": {"match": matching["seconds"], "invert": seconds},
+        "cpu_seconds": {"match": matching["cpu"]},
         "typical_residual": dataclasses.asdict(typical) | {"limit": typical.limit},
         "images": entries,
     }
@@ -165,6 +183,19 @@ def object_model(scene: Scene, loaded: LoadedViews, settings: Settings) -> Objec
         radius=scene.radius,
         capacity=Capacity(4 * len(scene.gaussians)),
     )
+
+
+def _hypotheses(images: np.ndarray, start: _Start, name: str) -> list[list[PoseHypothesis]]:
+    """First poses of every image, each process matching its share."""
+    share = -(-len(images) // process_count())
+    with tqdm(total=share, desc=f"match {name}", unit="image", disable=not is_first()) as bar:
+
+        def match(image):
+            found = start.hypotheses(image)
+            bar.update()
+            return found
+
+        return dealt(match, list(images))
 
 
 def _log_trouble(
@@ -212,7 +243,8 @@ def _inverted(
         ]
     )
     parts, seconds = [], 0.0
-    with tqdm(total=count * config.steps, desc=f"invert {name}", unit="step") as bar:
+    total, quiet = count * config.steps, not is_first()
+    with tqdm(total=total, desc=f"invert {name}", unit="step", disable=quiet) as bar:
         for first in range(0, count, batch):
             real = min(batch, count - first)
             part = folder.load_batch(first)

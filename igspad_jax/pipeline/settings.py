@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import ml_collections
 
+from igspad_jax.detect import check_features
 from igspad_jax.errors import InputError
 from igspad_jax.invert import InvertConfig
 from igspad_jax.train.trainer import TrainConfig
@@ -46,16 +47,21 @@ class MatchConfig:
     """Where the inversion starts.
 
     Attributes:
-        matcher: point matcher, for "matches" and for matching point sampling.
+        matcher: point matcher: "opencv" (SIFT, no weights), "aliked" (ALIKED and LightGlue),
+            "superpoint" (SuperPoint and LightGlue), "xfeat" (XFeat and LighterGlue); "auto" is
+            "aliked" where its weights are at hand, else "opencv".
         initial: "pnp" lifts matched points to the scene's surface and solves for the pose, and
             takes hypotheses of retrieval besides; "retrieval" compares the image with all training
             views, turned and shifted in the plane; "matches" is the paper's rule, the view with
             most matched points.
+        shortlist: training views that are matched with an image, the ones that look most like it;
+            0 matches all, as in the paper.
         hypotheses: initial poses an image; the solver goes on with the best.
     """
 
-    matcher: Literal["opencv"] = "opencv"
+    matcher: Literal["auto", "opencv", "aliked", "superpoint", "xfeat"] = "auto"
     initial: Literal["pnp", "retrieval", "matches"] = "pnp"
+    shortlist: int = 8
     hypotheses: int = 4
 
 
@@ -64,16 +70,26 @@ class DetectConfig:
     """How images and renders are compared.
 
     Attributes:
-        features: the extractor.
+        features: the extractor, or several joined by "*", whose maps are multiplied; "auto" takes
+            the best combination whose weights are at hand. See `igspad_jax.detect.EXTRACTORS`.
         pool: side of the averaging window before the image score, as a share of the width.
         expectation: how little the anomaly that the scene shows on normal images, learnt from the
             training views, discounts the same place in a test image, in typical values; smaller
             discounts more, and 0 turns it off (the paper's score).
     """
 
-    features: Literal["handmade"] = "handmade"
+    features: str = "auto"
     pool: float = 0.025
     expectation: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Checks the names of the features.
+
+        Raises:
+            InputError: if there are none of a name.
+        """
+        if self.features != "auto":
+            check_features(self.features)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +121,10 @@ class Settings:
 # The least and greatest values of numbers that have them.
 _LEAST: dict[str, float] = {
     "data.size": 0, "data.limit": 0, "data.background": 0,
-    "train.steps": 1, "train.count": 1, "train.sh_degree": 0, "train.sh_every": 0,
+    "train.steps": 1, "train.batch": 1, "train.count": 1, "train.sh_degree": 0, "train.sh_every": 0,
     "train.relocate_every": 1, "train.held_out": 0, "train.evaluate_every": 1,
     "train.checkpoint_every": 1, "train.seed": 0,
-    "match.hypotheses": 1,
+    "match.hypotheses": 1, "match.shortlist": 0,
     "invert.batch": 1, "invert.sampling_radius": 0, "invert.sampling_min_points": 0,
     "invert.adam.steps": 1, "invert.adam.sampling_refresh": 1,
     "invert.levenberg.widths": 0, "invert.levenberg.blurs": 0, "invert.levenberg.cells": 0,
@@ -123,7 +139,7 @@ _POSITIVE = (
     "invert.adam.rate", "invert.adam.late_rate", "invert.levenberg.deltas",
     "invert.levenberg.damping", "train.rates.means", "train.rates.means_final",
 )  # fmt: skip
-_KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a name"}
 
 
 def _unknown(name: str, where: str, known: Iterable[str]) -> InputError:

@@ -1,0 +1,72 @@
+"""The extractors by name."""
+
+from __future__ import annotations
+
+from igspad_jax.detect.comparison import Comparison
+from igspad_jax.detect.dense import AlikedFeatures, XFeatFeatures
+from igspad_jax.detect.extractors import Pretrained
+from igspad_jax.detect.features import Extractor, HandMade
+from igspad_jax.errors import InputError
+from igspad_jax.networks.weights import is_at_hand, load_tensors
+
+# The weights of each extractor.
+EXTRACTORS = {
+    "handmade": (),
+    "xfeat": ("xfeat",),
+    "aliked": ("aliked-n16",),
+    "sam-vit-base": ("sam-vit-base",),
+    "sam-vit-large": ("sam-vit-large",),
+    "sam-vit-huge": ("sam-vit-huge",),
+    "resnet18": ("resnet18",),
+    "wide-resnet50-2": ("wide-resnet50-2",),
+    "cait-m48-448": ("cait-m48-448",),
+}
+_BEST = "xfeat*handmade"
+
+
+def check_features(features: str) -> None:
+    """Checks the name of an extractor, or of several joined by "*".
+
+    Raises:
+        InputError: if there is no such extractor.
+    """
+    for name in features.split("*"):
+        if name not in EXTRACTORS:
+            raise InputError(
+                f"no features are called {name!r}; there are {', '.join(EXTRACTORS)}, and several "
+                'joined by "*"'
+            )
+
+
+def make_comparison(features: str) -> Comparison:
+    """The comparison by an extractor, or by several joined by "*".
+
+    Raises:
+        InputError: if there is no such extractor, or its weights are not on this machine.
+    """
+    check_features(features)
+    return Comparison([_extractor(name) for name in features.split("*")])
+
+
+def extractors_at_hand() -> list[str]:
+    """The extractors whose weights are on this machine."""
+    return [name for name, weights in EXTRACTORS.items() if all(map(is_at_hand, weights))]
+
+
+def best_features() -> tuple[str, tuple[str, ...]]:
+    """The best features at hand, and the weights that the best of all would need besides."""
+    needed = [weights for name in _BEST.split("*") for weights in EXTRACTORS[name]]
+    missing = tuple(weights for weights in needed if not is_at_hand(weights))
+    return ("handmade" if missing else _BEST), missing
+
+
+def _extractor(name: str) -> Extractor:
+    if name == "handmade":
+        return HandMade()
+    (weights,) = EXTRACTORS[name]
+    tensors = load_tensors(weights)
+    if name == "xfeat":
+        return XFeatFeatures(tensors)
+    if name == "aliked":
+        return AlikedFeatures(tensors)
+    return Pretrained(name, tensors)

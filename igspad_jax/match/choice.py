@@ -1,0 +1,69 @@
+"""The matchers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igspad_jax.errors import InputError
+from igspad_jax.match.learned import LearnedMatcher, cached_features
+from igspad_jax.match.matching import Matcher
+from igspad_jax.match.opencv import OpenCVMatcher
+from igspad_jax.networks.aliked import read_aliked
+from igspad_jax.networks.lightglue import read_lightglue
+from igspad_jax.networks.superpoint import read_superpoint
+from igspad_jax.networks.weights import is_at_hand, load_tensors
+from igspad_jax.networks.xfeat import read_xfeat
+
+# The weights of each matcher: of its keypoints and of their matches.
+MATCHERS = {
+    "opencv": (),
+    "aliked": ("aliked-n16", "aliked-lightglue"),
+    "superpoint": ("superpoint-lightglue", "superpoint-lightglue"),
+    "xfeat": ("xfeat", "lighterglue"),
+}
+_KEYPOINTS = 512
+_SIDE = 400  # pixels; ALIKED sees images enlarged or shrunk to this
+_LAYERS = 5  # of LightGlue's nine: the last four hardly move a first pose, for half the time
+
+
+def make_matcher(name: str) -> Matcher:
+    """The matcher of this name.
+
+    Raises:
+        InputError: there is none, or its weights are not on this machine.
+    """
+    if name not in MATCHERS:
+        raise InputError(f"no matcher is called {name!r}; there are {', '.join(MATCHERS)}")
+    if name == "opencv":
+        return OpenCVMatcher()
+    keypoints, matches = map(load_tensors, MATCHERS[name])
+    if name == "aliked":
+        detector = read_aliked(keypoints, max_keypoints=_KEYPOINTS, side=_SIDE)
+    elif name == "superpoint":
+        detector = read_superpoint(keypoints, max_keypoints=_KEYPOINTS)
+    else:
+        detector = read_xfeat(keypoints, max_keypoints=_KEYPOINTS)
+    # LighterGlue has six layers, and costs little.
+    return LearnedMatcher(detector, read_lightglue(matches, None if name == "xfeat" else _LAYERS))
+
+
+def matchers_at_hand() -> list[str]:
+    """The matchers whose weights are on this machine."""
+    return [name for name, weights in MATCHERS.items() if all(map(is_at_hand, weights))]
+
+
+def best_matcher() -> tuple[str, tuple[str, ...]]:
+    """The best matcher at hand, and the weights that the best of all would need besides."""
+    missing = tuple(name for name in MATCHERS["aliked"] if not is_at_hand(name))
+    return ("opencv" if missing else "aliked"), missing
+
+
+def training_features(matcher: Matcher, images: np.ndarray, folder: Path) -> Sequence[Any]:
+    """`matcher.prepare` of the training images; a network's are kept in a folder."""
+    if isinstance(matcher, LearnedMatcher):
+        return cached_features(matcher, images, folder)
+    return matcher.prepare(images)

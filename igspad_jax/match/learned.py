@@ -1,0 +1,187 @@
+"""Matching with networks: a keypoint network, and LightGlue for pairs of its keypoints."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from flax import linen as nn
+
+from igspad_jax.files import write_whole
+from igspad_jax.match.matching import Matches, check_images, no_matches
+from igspad_jax.networks.keypoints import Keypoints
+from igspad_jax.networks.lightglue import LightGlue, Points, pad_points, pair_with_many
+from igspad_jax.networks.tensors import Params
+
+_FEWEST = 128  # rows; every doubling of them is compiled once
+
+
+class LearnedFeatures(NamedTuple):
+    """Keypoints of one image.
+
+    Attributes:
+        points: [k, 2] x, y in pixels; pixel centres at +0.5.
+        descriptors: [k, D].
+        size: width and height of the image in pixels.
+    """
+
+    points: np.ndarray
+    descriptors: np.ndarray
+    size: tuple[int, int]
+
+
+class LearnedMatcher:
+    """Pairs of keypoints by LightGlue.
+
+    Attributes:
+        detector_key: a hash of the keypoint network, its settings and its weights.
+    """
+
+    rotation_invariant = False
+
+    def __init__(
+        self,
+        detector: tuple[nn.Module, Params],
+        lightglue: tuple[LightGlue, Params],
+        *,
+        at_once: int | None = None,
+    ):
+        """Sets up the matcher.
+
+        Args:
+            detector: a network from [B, H, W, 3] images in [0, 1] to `Keypoints`, and its
+                parameters.
+            lightglue: what pairs the keypoints, and its parameters.
+            at_once: images, or pairs of them, that a network sees together; None for one on a
+                processor, where more are no faster, and 16 elsewhere.
+        """
+        network, params = detector
+        self.detector_key = _hash_network(network, params)
+        self._detector_params = jax.device_put(params)
+        self._detect = jax.jit(lambda params, images: network.apply({"params": params}, images))
+        self._lightglue_params = jax.device_put(lightglue[1])
+        self._pair = jax.jit(functools.partial(pair_with_many, lightglue[0]))
+        self._at_once = at_once or (1 if jax.default_backend() == "cpu" else 16)
+
+    def prepare(self, images: np.ndarray) -> list[LearnedFeatures]:
+        """Finds the keypoints of [n, H, W, 3] images in [0, 1]."""
+        images = check_images(images, "images to match")
+        size = images.shape[2], images.shape[1]
+        features = []
+        for chosen in self._batches(range(len(images))):
+            found = jax.device_get(self._detect(self._detector_params, images[chosen]))
+            features += [LearnedFeatures(*_valid(found, row), size) for row in range(len(chosen))]
+        return features[: len(images)]
+
+    def match(
+        self, query: Sequence[LearnedFeatures], references: Sequence[LearnedFeatures]
+    ) -> list[Matches]:
+        """Pairs the keypoints of one prepared query with those of n prepared references.
+
+        The rows that pad keypoints to one of few numbers are as good as none, so that the
+        compiled programs are few, and small where keypoints are.
+        """
+        (features,) = query
+        matches = [no_matches()] * len(references)
+        if not len(features.points):
+            return matches
+        rows = np.array([_rows(reference) for reference in references])
+        left = _pad(features, _rows(features))
+        for count in np.unique(rows[rows > 0]):
+            for chosen in self._batches(np.flatnonzero(rows == count)):
+                padded = [_pad(references[i], int(count)) for i in chosen]
+                right = Points(*map(np.stack, zip(*padded, strict=True)))
+                found = jax.device_get(self._pair(self._lightglue_params, left, right))
+                for i, index, scores in zip(chosen, found.index, found.scores, strict=True):
+                    matches[i] = _matches(features, references[i], index, scores)
+        return matches
+
+    def _batches(self, items: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
+        """Splits items into batches of one size; the last one repeats its last item."""
+        size = min(self._at_once, len(items))
+        for start in range(0, len(items), size or 1):
+            batch = np.asarray(items)[start : start + size]
+            yield np.pad(batch, (0, size - len(batch)), mode="edge")
+
+
+def cached_features(
+    matcher: LearnedMatcher, images: np.ndarray, folder: Path
+) -> list[LearnedFeatures]:
+    """`matcher.prepare` of [n, H, W, 3] images in [0, 1], read from a folder if it is there.
+
+    Else it is written there, under a name that stands for the images and the keypoint network. A
+    damaged file is made anew, with a warning.
+    """
+    images = check_images(images, "images to match")
+    digest = hashlib.sha256(f"{matcher.detector_key} {images.shape}".encode())
+    digest.update(images.tobytes())
+    path = folder / f"keypoints-{digest.hexdigest()[:16]}.npz"
+    if path.exists():
+        try:
+            return _read(path)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            logging.warning("%s: damaged (%s); the keypoints are found anew", path, error)
+    features = matcher.prepare(images)
+    write_whole(path, lambda file: _write(file, features))
+    return features
+
+
+def _hash_network(network: nn.Module, params: Params) -> str:
+    digest = hashlib.sha256(repr(network).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _valid(found: Keypoints, row: int) -> tuple[np.ndarray, np.ndarray]:
+    valid = np.asarray(found.valid[row])
+    return np.asarray(found.points[row])[valid], np.asarray(found.descriptors[row])[valid]
+
+
+def _rows(features: LearnedFeatures) -> int:
+    """Rows to pad to; 0 where there is no keypoint."""
+    count = len(features.points)
+    return max(_FEWEST, 1 << (count - 1).bit_length()) if count else 0
+
+
+def _pad(features: LearnedFeatures, rows: int) -> Points:
+    return pad_points(features.points, features.descriptors, features.size, rows)
+
+
+def _matches(
+    query: LearnedFeatures, reference: LearnedFeatures, index: np.ndarray, scores: np.ndarray
+) -> Matches:
+    (paired,) = np.nonzero(index >= 0)
+    return Matches(
+        query.points[paired].astype(np.float64),
+        reference.points[index[paired]].astype(np.float64),
+        scores[paired].astype(np.float64),
+    )
+
+
+def _write(file: IO[bytes], features: list[LearnedFeatures]) -> None:
+    np.savez(
+        file,
+        counts=np.array([len(f.points) for f in features]),
+        points=np.concatenate([f.points for f in features]),
+        descriptors=np.concatenate([f.descriptors for f in features]),
+        size=np.array(features[0].size),
+    )
+
+
+def _read(path: Path) -> list[LearnedFeatures]:
+    with np.load(path) as archive:
+        ends = np.cumsum(archive["counts"])[:-1]
+        points = np.split(archive["points"], ends)
+        descriptors = np.split(archive["descriptors"], ends)
+        width, height = archive["size"].tolist()
+    pairs = zip(points, descriptors, strict=True)
+    return [LearnedFeatures(p, d, (width, height)) for p, d in pairs]

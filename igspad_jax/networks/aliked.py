@@ -1,0 +1,399 @@
+"""ALIKED (Zhao et al., IEEE T-IM 2023): keypoints with deformable descriptors.
+
+The variants (n16, n16rot, n32, t16) differ in sizes only, which are read off the tensors.
+
+The feature map has as many pixels as the image, and is made by enlarging four levels of a pyramid.
+Keypoints need it at few pixels, so there it is put together from the levels; the whole map is made
+by `dense` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from igspad_jax.networks.keypoints import Keypoints
+from igspad_jax.networks.sampling import (
+    at,
+    check_images,
+    largest_around,
+    padded_keypoints,
+    sample,
+    strongest,
+    taps,
+    unit,
+)
+from igspad_jax.networks.tensors import Params, Tensors, check_shapes
+
+_STRIDES = (1, 2, 8, 32)  # of the levels
+_RADIUS = 2  # in pixels, of a maximum and of the patch that refines it
+_TEMPERATURE = 0.1  # of the refinement's weights
+_FARTHEST = 0.25  # an offset, as a share of the map's longer side
+_TAPS = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), axis=-1).reshape(-1, 2)  # x, y of a 3x3 patch
+
+
+class Aliked(nn.Module):
+    """Images to keypoints.
+
+    Attributes:
+        channels: of the four levels' blocks.
+        samples: places where a descriptor reads the feature map.
+        max_keypoints: rows of the result.
+        threshold: least score of a keypoint, at least 0.
+        side: the longer side, in pixels, to which images are resized before, up or down; None
+            leaves them. The original makes it 1024 unless told otherwise.
+    """
+
+    channels: tuple[int, ...]
+    samples: int
+    max_keypoints: int = 1024
+    threshold: float = 0.2
+    side: int | None = None
+
+    def setup(self):
+        """Makes the layers."""
+        width = self.channels[-1] // 4
+        self.blocks = [_Block(n, skip=i > 0, deformable=i > 1) for i, n in enumerate(self.channels)]
+        self.merges = [nn.Conv(width, (1, 1), use_bias=False) for _ in self.channels]
+        # The head's first layer is linear, so each level passes its share of it before it is
+        # enlarged: of 8 channels rather than of a quarter of the features'.
+        self.shares = [nn.Conv(8, (1, 1), use_bias=False) for _ in self.channels]
+        self.score = [nn.Conv(n, (3, 3), padding=1, use_bias=False) for n in (4, 4, 1)]
+        self.descriptor = _Descriptor(self.samples)
+
+    def __call__(self, images: jax.Array) -> Keypoints:
+        """Keypoints of [B, H, W, 3] images in [0, 1].
+
+        They come in the order of their peaks' scores; theirs are read where they were moved to.
+        Unlike in the original, an image without a score above the threshold has no keypoints.
+
+        Raises:
+            InputError: images of another shape.
+        """
+        check_images(images, "ALIKED")
+        resized = self._resize(images)
+        height, width = resized.shape[1:3]
+        levels = self._levels(resized)
+        shares = zip(self.shares, levels, _STRIDES, strict=True)
+        x = sum((_enlarge(share(y), stride) for share, y, stride in shares), jnp.zeros(()))
+        for conv in self.score:
+            x = conv(nn.selu(x))
+        scores = nn.sigmoid(_crop(x, height, width)[..., 0])
+        peaks, pixels = strongest(_maxima(scores), self.max_keypoints)
+        points = _refine(scores, pixels)
+        descriptors = self.descriptor(_FeatureMap(levels, height, width), points)
+        scale = np.array([images.shape[2] / width, images.shape[1] / height], np.float32)
+        return padded_keypoints(
+            (points + 0.5) * scale,
+            sample(scores[..., None], points)[..., 0],
+            descriptors,
+            peaks > self.threshold,
+        )
+
+    def dense(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, C] features of length 1 of [B, H, W, 3] images in [0, 1].
+
+        Images are not resized.
+
+        Raises:
+            InputError: images of another shape.
+        """
+        check_images(images, "ALIKED")
+        return _FeatureMap(self._levels(images), *images.shape[1:3]).whole()
+
+    def _resize(self, images: jax.Array) -> jax.Array:
+        height, width = images.shape[1:3]
+        if self.side is None or self.side == max(height, width):
+            return images
+        size = (round(n * self.side / max(height, width)) for n in (height, width))
+        shape = (len(images), *(max(n, 1) for n in size), 3)
+        return jax.image.resize(images, shape, "bilinear", precision=jax.lax.Precision.HIGHEST)
+
+    def _levels(self, images: jax.Array) -> list[jax.Array]:
+        """The pyramid of the images, their borders repeated up to multiples of 32 pixels."""
+        (top, bottom), (left, right) = (_margins(n) for n in images.shape[1:3])
+        x = jnp.pad(images, ((0, 0), (top, bottom), (left, right), (0, 0)), mode="edge")
+        levels = []
+        for i, (block, merge) in enumerate(zip(self.blocks, self.merges, strict=True)):
+            if i > 0:
+                x = _mean_pool(x, _STRIDES[i] // _STRIDES[i - 1])
+            x = block(x)
+            levels.append(nn.selu(merge(x)))
+        return levels
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions: [B, H, W, C] to [B, H, W, channels]."""
+
+    channels: int
+    skip: bool
+    deformable: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def conv(name: str, x: jax.Array) -> jax.Array:
+            if self.deformable:
+                return _DeformableConv(self.channels, name=name)(x)
+            return nn.Conv(self.channels, (3, 3), padding=1, name=name)(x)
+
+        y = conv("conv2", nn.selu(conv("conv1", x)))
+        if self.skip:
+            y += nn.Conv(self.channels, (1, 1), name="downsample")(x)
+        return nn.selu(y)
+
+
+class _DeformableConv(nn.Module):
+    """A 3x3 convolution that reads its nine pixels where it likes (Dai et al., ICCV 2017)."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, inner = x.shape
+        farthest = _FARTHEST * max(height, width)
+        offsets = nn.Conv(2 * len(_TAPS), (3, 3), padding=1, name="offsets")(x)
+        offsets = jnp.clip(offsets, -farthest, farthest).reshape(batch, height, width, -1, 2)
+        pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+        # The network gives y before x.
+        points = offsets[..., ::-1] + np.float32(pixels[:, :, None] + _TAPS)
+        read = sample(x, points.reshape(batch, -1, 2))
+        # A matrix product, in a form before which XLA still reads whole vectors of channels.
+        rows = read.reshape(batch, height, len(_TAPS) * width, inner)
+        patch = (1, len(_TAPS))
+        return nn.Conv(self.channels, patch, patch, padding="VALID", name="conv")(rows)
+
+
+class _FeatureMap:
+    """What `dense` would give, read at a few pixels.
+
+    Attributes:
+        height: of the map.
+        width: of the map.
+        channels: of the features.
+    """
+
+    def __init__(self, levels: Sequence[jax.Array], height: int, width: int):
+        self.height, self.width = height, width
+        self.channels = sum(level.shape[-1] for level in levels)
+        self._levels = levels
+
+    def at(self, pixels: jax.Array) -> jax.Array:
+        """[B, N, C] features at [B, N, 2] x, y, whole numbers within the map."""
+        padded = pixels + np.array([_margins(self.width)[0], _margins(self.height)[0]])
+        parts = [at(self._levels[0], padded)]
+        for level, stride in zip(self._levels[1:], _STRIDES[1:], strict=True):
+            rows, columns = (_cells_per_pixel(n, stride) for n in level.shape[1:3])
+            parts.append(sample(level, padded * np.array([columns, rows], np.float32)))
+        return unit(jnp.concatenate(parts, axis=-1))
+
+    def sample(self, points: jax.Array) -> jax.Array:
+        """[B, N, C] features interpolated at [B, N, 2] points; 0 outside of the map."""
+        pixels = taps(points, self.height, self.width)
+        return sum((weight * self.at(pixel) for pixel, weight in pixels), jnp.zeros(()))
+
+    def whole(self) -> jax.Array:
+        """[B, H, W, C], made row by row: nothing else then takes as much memory."""
+        pixels = np.stack(np.meshgrid(np.arange(self.width), np.arange(self.height)), axis=-1)
+
+        def image(levels):
+            one = _FeatureMap([level[None] for level in levels], self.height, self.width)
+            return jax.lax.map(lambda row: one.at(row[None])[0], pixels)
+
+        return jax.lax.map(image, list(self._levels))
+
+
+class _Descriptor(nn.Module):
+    """Descriptors from places that a keypoint's 3x3 patch points to (section III-C)."""
+
+    samples: int
+
+    @nn.compact
+    def __call__(self, features: _FeatureMap, points: jax.Array) -> jax.Array:
+        """[B, K, C] descriptors of [B, K, 2] points."""
+        channels, outer = features.channels, 2 * self.samples
+        initial = nn.initializers.lecun_normal()
+        around = self.param("around", initial, (len(_TAPS), channels, outer))
+        bias = self.param("bias", nn.initializers.zeros, (outer,))
+        sampled = self.param("sampled", initial, (channels, channels))
+        aggregate = self.param("aggregate", initial, (self.samples, channels, channels))
+
+        size = np.array([features.width, features.height])
+        # The original stays off the last row and column.
+        middle = jnp.clip(jnp.floor(points).astype(jnp.int32), 1, np.maximum(size - 3, 1))
+        patch = jnp.minimum(middle + _TAPS[:, None, None], size - 1)
+        hidden = nn.selu(_sum_of_products(features.at, patch, around) + bias)
+        offsets = nn.Dense(outer, name="offsets")(hidden)
+        farthest = _FARTHEST * size.max()
+        offsets = jnp.clip(offsets, -farthest, farthest).reshape(*points.shape, self.samples)
+        places = points + jnp.moveaxis(offsets, 3, 0)
+
+        def read(places):
+            return nn.selu(features.sample(places) @ sampled)
+
+        return unit(_sum_of_products(read, places, aggregate))
+
+
+def _sum_of_products(
+    read: Callable[[jax.Array], jax.Array], places: jax.Array, kernels: jax.Array
+) -> jax.Array:
+    """The sum over N places of what is read there, times the place's kernel.
+
+    In a loop: all places at once would take as much memory as the rest of the network.
+
+    Args:
+        read: gives [B, K, C] at [B, K, 2] places.
+        places: [N, B, K, 2].
+        kernels: [N, C, D].
+
+    Returns:
+        [B, K, D].
+    """
+
+    def add(total, step):
+        place, kernel = step
+        return total + read(place) @ kernel, None
+
+    none = jnp.zeros((*places.shape[1:3], kernels.shape[2]))
+    return jax.lax.scan(add, none, (places, kernels))[0]
+
+
+def _maxima(scores: jax.Array) -> jax.Array:
+    """Scores where they are the largest around, 0 elsewhere and near the border.
+
+    What lies near a maximum is struck out, and among the rest new maxima are looked for, twice.
+    """
+    maxima = scores == largest_around(scores, _RADIUS)
+    for _ in range(2):
+        near = largest_around(maxima.astype(scores.dtype), _RADIUS) > 0
+        rest = jnp.where(near, 0.0, scores)
+        maxima |= ~near & (rest == largest_around(rest, _RADIUS))
+    height, width = scores.shape[1:]
+    inside = np.zeros((height, width), bool)
+    inside[_RADIUS : height - _RADIUS, _RADIUS : width - _RADIUS] = True
+    return jnp.where(maxima & inside, scores, 0.0)
+
+
+def _refine(scores: jax.Array, pixels: jax.Array) -> jax.Array:
+    """Moves [B, K, 2] pixels to the means of the scores around them (soft argmax)."""
+    batch, height, width = scores.shape
+    along = np.arange(-_RADIUS, _RADIUS + 1)
+    steps = np.stack(np.meshgrid(along, along), axis=-1).reshape(-1, 2)
+    around = jnp.clip(pixels[:, :, None] + steps, 0, np.array([width, height]) - 1)
+    values = at(scores[..., None], around.reshape(batch, -1, 2)).reshape(*around.shape[:3])
+    weights = jnp.exp((values - values.max(axis=-1, keepdims=True)) / _TEMPERATURE)
+    moments = jnp.einsum("bkn,nd->bkd", weights, np.float32(steps), precision="highest")
+    return pixels + moments / weights.sum(axis=-1, keepdims=True)
+
+
+def _mean_pool(x: jax.Array, size: int) -> jax.Array:
+    batch, height, width, channels = x.shape
+    blocks = x.reshape(batch, height // size, size, width // size, size, channels)
+    return blocks.mean(axis=(2, 4))
+
+
+def _cells_per_pixel(cells: int, stride: int) -> float:
+    """A level's outermost cells lie on the image's outermost pixels ("align corners")."""
+    return (cells - 1) / (stride * cells - 1)
+
+
+def _enlarge(level: jax.Array, stride: int) -> jax.Array:
+    """[B, H * stride, W * stride, C] of [B, H, W, C], linear in x and in y."""
+    for axis in (1, 2):
+        cells = level.shape[axis]
+        places = np.arange(stride * cells) * _cells_per_pixel(cells, stride)
+        before = np.floor(places).astype(int)
+        after = np.minimum(before + 1, cells - 1)
+        weight = jnp.asarray(places - before, level.dtype)
+        weight = weight.reshape([-1 if i == axis else 1 for i in range(4)])
+        level = (1 - weight) * level.take(before, axis) + weight * level.take(after, axis)
+    return level
+
+
+def _margins(n: int) -> tuple[int, int]:
+    """Pixels to add before and after n ones to make their number a multiple of 32."""
+    missing = -n % _STRIDES[-1]
+    return missing // 2, missing - missing // 2
+
+
+def _crop(x: jax.Array, height: int, width: int) -> jax.Array:
+    top, left = _margins(height)[0], _margins(width)[0]
+    return x[:, top : top + height, left : left + width]
+
+
+def read_aliked(
+    tensors: Tensors,
+    *,
+    max_keypoints: int = 1024,
+    threshold: float = 0.2,
+    side: int | None = None,
+) -> tuple[Aliked, Params]:
+    """Builds the network from weights, under the original's names.
+
+    Args:
+        tensors: the weights; this finishes them.
+        max_keypoints: as for `Aliked`, like the rest.
+        threshold: see there.
+        side: see there.
+
+    Raises:
+        InputError: other tensors than ALIKED's.
+    """
+    blocks = [_block(tensors, f"block{i}", skip=i > 1, deformable=i > 2) for i in range(1, 5)]
+    merges = [tensors.conv(f"conv{i}", bias=False) for i in range(1, 5)]
+    head = tensors.conv("score_head.0", bias=False)["kernel"]
+    score = [tensors.conv(f"score_head.{i}", bias=False) for i in (2, 4, 6)]
+    tensors = tensors.under("desc_head")
+    first, second = tensors.conv("offset_conv.0"), tensors.conv("offset_conv.2")
+    descriptor: Params = {
+        "around": _taps(first["kernel"]),
+        "bias": first["bias"],
+        "offsets": second | {"kernel": second["kernel"][0, 0]},
+        "sampled": tensors.conv("sf_conv", bias=False)["kernel"][0, 0],
+        "aggregate": tensors.take("agg_weights", 3),
+    }
+    tensors.finish()
+
+    network = Aliked(
+        channels=tuple(len(block["conv2"].get("conv", block["conv2"])["bias"]) for block in blocks),
+        samples=len(descriptor["aggregate"]),
+        max_keypoints=max_keypoints,
+        threshold=threshold,
+        side=side,
+    )
+    params: Params = {"descriptor": descriptor}
+    for name, parts in {
+        "blocks": blocks,
+        "merges": merges,
+        "shares": [{"kernel": kernel} for kernel in np.array_split(head, 4, axis=2)],
+        "score": score,
+    }.items():
+        params |= {f"{name}_{i}": part for i, part in enumerate(parts)}
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    expected = jax.eval_shape(network.init, jax.random.key(0), images)["params"]
+    check_shapes(params, expected, "ALIKED")
+    return network, params
+
+
+def _block(tensors: Tensors, name: str, *, skip: bool, deformable: bool) -> Params:
+    tensors = tensors.under(name)
+    params: Params = {}
+    for i in (1, 2):
+        inner = f"conv{i}.regular_conv" if deformable else f"conv{i}"
+        conv, norm = tensors.conv(inner, bias=False), tensors.batch_norm(f"bn{i}")
+        folded = {"kernel": conv["kernel"] * norm["scale"], "bias": norm["bias"]}
+        if deformable:
+            folded["kernel"] = _taps(folded["kernel"])[None]
+            folded = {"conv": folded, "offsets": tensors.conv(f"conv{i}.offset_conv")}
+        params[f"conv{i}"] = folded
+    if skip:
+        params["downsample"] = tensors.conv("downsample")
+    return params
+
+
+def _taps(kernel: np.ndarray) -> np.ndarray:
+    """[h * w, C, D] of a convolution's [h, w, C, D] kernel."""
+    return kernel.reshape(-1, *kernel.shape[2:])

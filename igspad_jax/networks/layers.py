@@ -1,0 +1,98 @@
+"""What the feature networks share: layers, loops over blocks, and how parameters are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from igspad_jax.networks.tensors import Params, Tensors
+
+# Sums of products are float32 whatever their factors are.
+einsum = partial(jnp.einsum, preferred_element_type=jnp.float32)
+Dense = partial(
+    nn.Dense, dot_general=partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+)
+Norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact Gaussian error linear unit."""
+    return 0.5 * x * (1.0 + jax.lax.erf(np.float32(np.sqrt(0.5)) * x))
+
+
+def patches(images: jax.Array, side: int) -> jax.Array:
+    """[B, H / side, W / side, side * side * C] the cells of [B, H, W, C] images."""
+    batch, height, width, channels = images.shape
+    cells = images.reshape(batch, height // side, side, width // side, side * channels)
+    return cells.swapaxes(2, 3).reshape(batch, height // side, width // side, -1)
+
+
+def patch_embedding(tensors: Tensors, name: str) -> Params:
+    """The convolution of a network's first layer as a dense layer on `patches`."""
+    params = tensors.conv(name)
+    kernel = params["kernel"]
+    return params | {"kernel": kernel.reshape(-1, kernel.shape[-1])}
+
+
+def in_dtype(params: Params, dtype: Any) -> Params:
+    """The parameters with their kernels in a dtype."""
+
+    def cast(path, leaf):
+        return leaf.astype(dtype, copy=False) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def drop_under(tensors: Tensors, *prefixes: str) -> None:
+    """Counts tensors as used whose names begin with a prefix and a dot."""
+    for prefix in prefixes:
+        inner = tensors.under(prefix)
+        begin = len(inner._prefix)
+        inner.drop(*(name[begin:] for name in inner._tensors if name.startswith(inner._prefix)))
+
+
+def held_at_once() -> int:
+    """How many values, logits for example, a layer should hold at once.
+
+    A processor is fastest while they fit its cache; an accelerator wants many.
+    """
+    return 2**20 if jax.default_backend() == "cpu" else 2**28
+
+
+def divisor(n: int, most: int) -> int:
+    """The largest divisor of n up to `most`, at least 1."""
+    return max(i for i in range(1, n + 1) if n % i == 0 and i <= max(most, 1))
+
+
+def replace(step: Callable, size: int, x: jax.Array, *others: jax.Array, axis: int) -> jax.Array:
+    """Replaces an array by what `step` makes of it and others, block by block.
+
+    A loop that gathers results elsewhere needs room for them, and XLA on the CPU sets aside the
+    room of all loops of a network at its start.
+
+    Args:
+        step: from a block of each array to the block that replaces that of `x`.
+        size: of a block; divides the axis.
+        x: the array to replace.
+        others: arrays that are read along the same axis.
+        axis: of the blocks.
+    """
+
+    def body(i, x):
+        return replace_block(step, i, size, x, *others, axis=axis)
+
+    return jax.lax.fori_loop(0, x.shape[axis] // size, body, x)
+
+
+def replace_block(
+    step: Callable, i: Any, size: int, x: jax.Array, *others: jax.Array, axis: int
+) -> jax.Array:
+    """Replaces the i-th block alone; see `replace`."""
+    blocks = [jax.lax.dynamic_slice_in_dim(t, i * size, size, axis) for t in (x, *others)]
+    return jax.lax.dynamic_update_slice_in_dim(x, step(*blocks), i * size, axis)

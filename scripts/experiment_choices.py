@@ -1,0 +1,139 @@
+"""Measures what matchers and features are worth, on scenes that are trained already.
+
+    python scripts/experiment_choices.py --data=DATA --run=RUN --config=CONFIG --out=OUT
+
+Needs the run folder of `run.py` (or `train.py` and, for the features, `invert.py`) and test images
+with masks; with known poses and clean images the tables say more. What is measured already is not
+measured again. --out gets
+
+    matchers.md, matchers.json   first and final poses, seconds and figures of every matcher
+    features.md, features.json   figures of every combination of features, against renders and
+                                 against clean images
+    NAME/CATEGORY/               a run folder of every one of them
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from igspad_jax.data import Category
+from igspad_jax.detect import EXTRACTORS, extractors_at_hand
+from igspad_jax.errors import InputError
+from igspad_jax.evaluate.tables import Table, format_table
+from igspad_jax.experiment import features_table, markdown, matchers_table
+from igspad_jax.files import write_json, write_whole
+from igspad_jax.machine import machine
+from igspad_jax.match import MATCHERS, matchers_at_hand
+from igspad_jax.pipeline import command
+from igspad_jax.pipeline.detection import detect_category
+from igspad_jax.pipeline.evaluation import evaluate_category
+from igspad_jax.pipeline.folder import RunFolder
+from igspad_jax.pipeline.inversion import invert_category
+from igspad_jax.pipeline.settings import Settings
+
+_OUT = flags.DEFINE_string("out", None, "Folder for the results; needed.")
+_PARTS = flags.DEFINE_list("parts", ["matchers", "features"], "What to measure.")
+_MATCHERS = flags.DEFINE_list("matchers", [], "Matchers to try; all whose weights are at hand.")
+_INITIAL = flags.DEFINE_list(
+    "initial", ["matches", "pnp"], "Rules for the first pose: matches (the paper's), pnp."
+)
+_COMBINATIONS = flags.DEFINE_list(
+    "combinations",
+    [],
+    "Features to try, such as handmade,xfeat*handmade; each one whose weights are at hand, alone "
+    "and with handmade.",
+)
+
+
+def main() -> None:
+    """Runs the parts on every category."""
+    settings, overwrite = command.settings(), command.overwrite()
+    if not _OUT.value:
+        raise InputError("--out is missing: give a folder for the results")
+    out, parts = Path(_OUT.value), dict.fromkeys(_PARTS.value)
+    if unknown := set(parts) - {"matchers", "features"}:
+        raise InputError(f"--parts has no {', '.join(unknown)}; there are matchers and features")
+    tried = {"matchers": _matcher_settings(settings), "features": _feature_settings(settings)}
+    results: dict[str, dict[str, dict[str, Any]]] = {part: {} for part in parts}
+
+    def work(category: Category, folder: RunFolder) -> None:
+        for part in parts:
+            kept = ("train",) if part == "matchers" else ("train", "poses")
+            for name, changed in tried[part].items():
+                own = RunFolder(out / name.replace("*", "-x-") / category.name)
+                _copy(folder, own, kept)
+                for stage in (invert_category, detect_category, evaluate_category):
+                    stage(category, changed, own, overwrite=overwrite)
+                found = {"poses": own.load("poses"), "metrics": own.load("metrics")}
+                results[part].setdefault(name, {})[category.name] = found
+
+    _, failed = command.each_category(work)
+    makers = {"matchers": matchers_table, "features": features_table}
+    for part in parts:
+        if results[part]:
+            _write(makers[part](results[part]), results[part], out / part)
+    command.report_failed(failed)
+
+
+def _matcher_settings(settings: Settings) -> dict[str, Settings]:
+    names = _known(_MATCHERS.value or matchers_at_hand(), MATCHERS, "--matchers")
+    rules = _known(_INITIAL.value, ("matches", "pnp"), "--initial")
+    return {
+        f"{name}-{rule}": dataclasses.replace(
+            settings, match=dataclasses.replace(settings.match, matcher=name, initial=rule)
+        )
+        for name in names
+        for rule in rules
+    }
+
+
+def _feature_settings(settings: Settings) -> dict[str, Settings]:
+    names = _COMBINATIONS.value
+    if not names:
+        alone = extractors_at_hand()
+        names = [*alone, *(f"{name}*handmade" for name in alone if name != "handmade")]
+    for name in names:
+        _known(name.split("*"), EXTRACTORS, "--combinations")
+    return {
+        name: dataclasses.replace(
+            settings,
+            detect=dataclasses.replace(settings.detect, features=name),
+            evaluate=dataclasses.replace(settings.evaluate, breakdown=True),
+        )
+        for name in names
+    }
+
+
+def _known(names: Sequence[str], known: Sequence[str] | Mapping[str, Any], flag: str) -> list[str]:
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"{flag} has no {', '.join(unknown)}; there are {', '.join(known)}")
+    return list(names)
+
+
+def _copy(folder: RunFolder, own: RunFolder, stages: Sequence[str]) -> None:
+    """Takes over finished stages, unless they are there."""
+    own.root.mkdir(parents=True, exist_ok=True)
+    for stage in stages:
+        folder.load(stage)  # says what to do where it is missing
+        paths = [folder.stage_path(stage)]
+        paths.append(folder.scene if stage == "train" else folder.losses)
+        for path in paths:
+            if not (own.root / path.name).exists():
+                shutil.copy2(path, own.root / path.name)
+
+
+def _write(tables: Sequence[Table], results: Mapping[str, Any], path: Path) -> None:
+    print("\n\n".join(format_table(table) for table in tables), end="\n\n")
+    text = "\n".join(markdown(table) for table in tables)
+    print(write_whole(path.with_suffix(".md"), lambda file: file.write(text.encode())))
+    print(write_json(path.with_suffix(".json"), {"machine": machine(), "results": results}))
+
+
+if __name__ == "__main__":
+    command.launch(main)
