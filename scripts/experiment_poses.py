@@ -154,12 +154,13 @@ def _write_grid(records: Sequence[Mapping[str, Any]], out: Path, success: Level)
 
 def main() -> None:
     """Runs the experiment on every category."""
-    settings, overwrite, out, parts = command.settings(), command.overwrite(), _out(), _parts()
+    overwrite, out, parts = command.overwrite(), _out(), _parts()
     methods, levels = check_methods(_METHODS.value), parse_levels(_ERRORS.value)
     (film_level,) = parse_levels([_FILM_START.value])
     (success,) = parse_levels([_SUCCESS.value])
     cells = grid(_SOURCES[_SOURCE.value], levels, _SAMPLING[_SAMPLING_FLAG.value], methods)
-    base, seed = settings.invert, _SEED.value
+    settings, seed = command.settings(), _SEED.value
+    base = settings.invert
     records, gradients = [], []
 
     def work(category: Category, folder: RunFolder) -> None:

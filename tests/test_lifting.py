@@ -73,10 +73,10 @@ class Oracle:
         self.matches = matches
 
     def prepare(self, images):
-        return None
+        return range(len(self.matches))
 
     def match(self, query, references):
-        return self.matches
+        return [self.matches[i] for i in references]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,8 @@ def somewhere(roll=0.0):
 
 def poses(views, depth_of, matches, **kwargs):
     query = np.ones((SIZE, SIZE, 3), np.float32)
-    return pnp_poses(query, views, Oracle(matches), None, depth_of, **kwargs)
+    matcher = Oracle(matches)
+    return pnp_poses(query, views, matcher, matcher.prepare(None), depth_of, **kwargs)
 
 
 class TestLift:
@@ -291,7 +292,7 @@ def test_rendered_depths(ball_views, views, depth_of, ball_scene):
 class TestInputs:
     def test_query_of_another_size(self, ball_views, views, depth_of):
         with pytest.raises(InputError, match="48x48"):
-            pnp_poses(np.ones((48, 48, 3)), views, Oracle([]), None, depth_of)
+            pnp_poses(np.ones((48, 48, 3)), views, Oracle([]), [], depth_of)
 
     def test_depth_of_another_size(self, ball_views, views):
         flat = np.ones((16, 16))

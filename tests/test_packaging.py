@@ -27,7 +27,7 @@ STAGES = (
     "report",
     "pipeline",
 )
-FOUNDATION = {"errors", "files", "cameras", "launch", "machine"}
+FOUNDATION = {"errors", "files", "cameras", "devices", "launch", "machine"}
 
 
 def sources(folder):

@@ -23,7 +23,9 @@ from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.inversion import invert_category
 from igspad_jax.pipeline.settings import (
     DataConfig,
+    DetectConfig,
     EvaluateConfig,
+    MatchConfig,
     Settings,
     check_name,
     config_from,
@@ -60,6 +62,8 @@ SETTINGS = Settings(
             rejoin=1,
         ),
     ),
+    match=MatchConfig(matcher="opencv", shortlist=4),
+    detect=DetectConfig(features="handmade"),
     evaluate=EvaluateConfig(sizes=(64,), breakdown=True),
 )
 

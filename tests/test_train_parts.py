@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import quick_compilation
 from scipy import ndimage
 
 from igspad_jax.errors import InputError
@@ -396,6 +397,21 @@ class TestTraining:
         # Nothing is left to do for a finished training.
         again, _ = self.run(ball_views, final, history=history)
         np.testing.assert_array_equal(again.gaussians.means, final.gaussians.means)
+
+    def test_gradients_of_a_batch_are_averaged(self, ball_views):
+        def moments(chosen):
+            config = dataclasses.replace(self.config, steps=1, batch=len(chosen))
+            views = self.views(ball_views, np.array(chosen))
+            state = self.start(ball_views)
+            state, _ = train(state, views, None, config, ball_views.radius, progress=False)
+            return fields(state.opt_state[0].mu)
+
+        with quick_compilation():
+            one, other, both = moments([2]), moments([7]), moments([2, 7])
+        for name, value in both.items():
+            mean = 0.5 * (one[name] + other[name])
+            np.testing.assert_allclose(value, mean, rtol=1e-4, atol=1e-6 * np.abs(mean).max())
+            assert np.abs(one[name] - other[name]).max() > 0.1 * np.abs(mean).max()
 
     def test_divergence_is_noticed(self, ball_views):
         broken = dataclasses.replace(ball_views, images=np.full_like(ball_views.images, np.nan))

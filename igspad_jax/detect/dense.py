@@ -11,7 +11,6 @@ from igspad_jax.networks.aliked import read_aliked
 from igspad_jax.networks.tensors import Params, Tensors
 from igspad_jax.networks.xfeat import read_xfeat
 
-
 # Pixels of the longer side. Twice the resolution finds twice as small a defect, and features of an
 # enlarged image tell more than enlarged features.
 _XFEAT_SIDE = 800

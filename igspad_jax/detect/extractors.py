@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from igspad_jax.errors import InputError
-from igspad_jax.networks.cait import Cait, cait_from
-from igspad_jax.networks.resnet import STRIDES, ResNet, resnet_from
-from igspad_jax.networks.sam import SamEncoder, sam_from
+from igspad_jax.networks.cait import Cait, read_cait
+from igspad_jax.networks.resnet import STRIDES, ResNet, read_resnet
+from igspad_jax.networks.sam import SamEncoder, read_sam
 from igspad_jax.networks.tensors import Params, Tensors
 
 # Of ImageNet's colours in [0, 1], for every network here.
@@ -160,10 +160,10 @@ def _interpolation(places: np.ndarray, stride: int, first: float, cells: int) ->
 
 
 _FAMILIES: dict[str, tuple[Callable, Callable]] = {
-    "sam-vit-base": (sam_from, _sam),
-    "sam-vit-large": (sam_from, _sam),
-    "sam-vit-huge": (sam_from, _sam),
-    "resnet18": (resnet_from, _resnet),
-    "wide-resnet50-2": (resnet_from, _resnet),
-    "cait-m48-448": (cait_from, _cait),
+    "sam-vit-base": (read_sam, _sam),
+    "sam-vit-large": (read_sam, _sam),
+    "sam-vit-huge": (read_sam, _sam),
+    "resnet18": (read_resnet, _resnet),
+    "wide-resnet50-2": (read_resnet, _resnet),
+    "cait-m48-448": (read_cait, _cait),
 }

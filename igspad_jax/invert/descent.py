@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from igspad_jax.cameras import Camera, pose_errors
+from igspad_jax.devices import agreed, brought_home, everywhere, spread
 from igspad_jax.invert.config import AdamConfig, Inversion, Sampler
 from igspad_jax.invert.gradients import GradientMode, value_and_pose_gradient
 from igspad_jax.invert.model import ObjectModel
@@ -50,10 +51,10 @@ def descend(
     carry, gaussians, images, weights, K, background, centre, radius, *,
     descent: Descent, steps: int, sh_degree: int, capacity: int,
 ):  # fmt: skip
-    """Runs `steps` steps on n images.
+    """Runs `steps` steps on n images, spread over all devices.
 
     Args:
-        carry: [n, 4, 4] poses, and the optimiser's state.
+        carry: [n, 4, 4] poses, and the optimiser's states.
         gaussians: the scene.
         images: [n, H, W, 3].
         weights: [n, H, W] of matching point sampling.
@@ -90,17 +91,22 @@ def descend(
         basis = twist_basis(viewmat, centre, radius, descent.pivot)
         return value, jnp.matmul(basis.T, by_twist, precision="highest")
 
-    def step(carry, _):
-        viewmats, state = carry
-        (losses, pairs), gradient = jax.vmap(gradient_of)(viewmats, images, weights)
-        update, state = adam.update(gradient, state)
-        moved = jax.vmap(lambda v, u: retract(v, u, centre, radius, descent.pivot))(
-            viewmats, update
-        )
-        return (moved, state), (viewmats, losses, jnp.max(pairs))
+    def one(start):
+        carry, image, weight = start
 
-    (viewmats, state), (path, losses, pairs) = jax.lax.scan(step, carry, length=steps)
-    return (orthonormalised(viewmats), state), path, losses, jnp.max(pairs)
+        def step(carry, _):
+            viewmat, state = carry
+            (loss, pairs), gradient = gradient_of(viewmat, image, weight)
+            update, state = adam.update(gradient, state)
+            moved = retract(viewmat, cast(jax.Array, update), centre, radius, descent.pivot)
+            return (moved, state), (viewmat, loss, pairs)
+
+        (viewmat, state), walked = jax.lax.scan(step, carry, length=steps)
+        return (orthonormalised(viewmat), state), walked
+
+    carry, walked = everywhere(spread(one, (carry, images, weights)))
+    path, losses, pairs = jax.tree.map(lambda values: jnp.swapaxes(values, 0, 1), walked)
+    return carry, path, losses, jnp.max(pairs)
 
 
 def solve(
@@ -125,8 +131,8 @@ def solve(
         settings.gradient,
     )
     viewmats = jnp.asarray(initial[np.arange(count), chosen], jnp.float32)
-    # The count of steps in the optimiser's state runs through all segments.
-    carry = (viewmats, optimiser(descent).init(jnp.zeros((count, 6))))
+    # The counts of steps in the optimiser's states run through all segments.
+    carry = (viewmats, jax.vmap(optimiser(descent).init)(jnp.zeros((count, 6))))
     constants = (model.K, model.background, model.centre, model.radius)
     refresh = settings.sampling_refresh
     path, losses, sampled, done = [], [], [], 0
@@ -142,7 +148,9 @@ def solve(
                 descent=descent, steps=steps, sh_degree=model.gaussians.sh_degree, capacity=slots,
             )  # fmt: skip
 
+        model.capacity.slots = agreed(model.capacity.slots)
         carry, walked, lost, _ = model.capacity.run(advanced, lambda result: result[3])
+        carry = brought_home(carry)
         path.append(np.asarray(walked))
         losses.append(np.asarray(lost))
         done += steps

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from igspad_jax.cameras import Camera
+from igspad_jax.devices import everywhere, spread
 from igspad_jax.invert.poses import orthonormalised, retract, twist_basis
 from igspad_jax.render import render_with_jacobian
 from igspad_jax.render.projection import NEAR
@@ -183,7 +184,7 @@ def refine(
     with_exposure: bool,
     longest: int,
 ) -> Refined:
-    """Runs one level on m hypotheses.
+    """Runs one level on m hypotheses, spread over all devices.
 
     Args:
         viewmats: [m, 4, 4] to start from.
@@ -213,9 +214,7 @@ def refine(
             longest=longest,
         )
 
-    starts = (viewmats, exposures, images, weights)
-    # A CPU gains nothing from doing all at once, and one by one each ends when it has come to rest.
-    return jax.lax.map(one, starts) if jax.default_backend() == "cpu" else jax.vmap(one)(starts)
+    return everywhere(spread(one, (viewmats, exposures, images, weights)))
 
 
 def _refine_one(

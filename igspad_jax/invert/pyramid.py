@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igspad_jax.cameras import pose_errors
+from igspad_jax.devices import agreed, brought_home
 from igspad_jax.invert import levenberg
 from igspad_jax.invert.config import Inversion, LevenbergConfig, Sampler
 from igspad_jax.invert.model import ObjectModel, View, resized
@@ -129,7 +130,8 @@ def _refined(
     def unflat(values):
         return np.asarray(values).reshape(n, k, *np.shape(values)[1:])
 
-    state = view.capacity.run(refined, lambda result: result.pairs)
+    view.capacity.slots = agreed(view.capacity.slots)
+    state = brought_home(view.capacity.run(refined, lambda result: result.pairs))
     poses, steps = state.poses, settings.steps[level]
     counted = 3.0 * jnp.sum(counting, axis=(1, 2))
     walked = unflat(state.path)[:, :, 1 : steps + 1]

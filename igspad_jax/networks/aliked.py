@@ -2,20 +2,20 @@
 
 The variants (n16, n16rot, n32, t16) differ in sizes only, which are read off the tensors.
 
-The feature map has as many pixels as the image, and is made by enlarging four levels of a pyramid.
-Keypoints need it at few pixels, so there it is put together from the levels; the whole map is made
-by `dense` alone.
+Where keypoints lie is decided on a map of scores. Their descriptors read a map of features, of
+which few pixels are ever needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from igspad_jax.networks.feature_map import STRIDES, FeatureMap, crop, enlarge, pad_edges
 from igspad_jax.networks.keypoints import Keypoints
 from igspad_jax.networks.sampling import (
     at,
@@ -24,12 +24,10 @@ from igspad_jax.networks.sampling import (
     padded_keypoints,
     sample,
     strongest,
-    taps,
     unit,
 )
 from igspad_jax.networks.tensors import Params, Tensors, check_shapes
 
-_STRIDES = (1, 2, 8, 32)  # of the levels
 _RADIUS = 2  # in pixels, of a maximum and of the patch that refines it
 _TEMPERATURE = 0.1  # of the refinement's weights
 _FARTHEST = 0.25  # an offset, as a share of the map's longer side
@@ -78,14 +76,14 @@ class Aliked(nn.Module):
         resized = self._resize(images)
         height, width = resized.shape[1:3]
         levels = self._levels(resized)
-        shares = zip(self.shares, levels, _STRIDES, strict=True)
-        x = sum((_enlarge(share(y), stride) for share, y, stride in shares), jnp.zeros(()))
+        shares = zip(self.shares, levels, STRIDES, strict=True)
+        x = sum((enlarge(share(y), stride) for share, y, stride in shares), jnp.zeros(()))
         for conv in self.score:
             x = conv(nn.selu(x))
-        scores = nn.sigmoid(_crop(x, height, width)[..., 0])
+        scores = nn.sigmoid(crop(x, height, width)[..., 0])
         peaks, pixels = strongest(_maxima(scores), self.max_keypoints)
         points = _refine(scores, pixels)
-        descriptors = self.descriptor(_FeatureMap(levels, height, width), points)
+        descriptors = self.descriptor(FeatureMap(levels, height, width), points)
         scale = np.array([images.shape[2] / width, images.shape[1] / height], np.float32)
         return padded_keypoints(
             (points + 0.5) * scale,
@@ -103,7 +101,7 @@ class Aliked(nn.Module):
             InputError: images of another shape.
         """
         check_images(images, "ALIKED")
-        return _FeatureMap(self._levels(images), *images.shape[1:3]).whole()
+        return FeatureMap(self._levels(images), *images.shape[1:3]).whole()
 
     def _resize(self, images: jax.Array) -> jax.Array:
         height, width = images.shape[1:3]
@@ -115,12 +113,11 @@ class Aliked(nn.Module):
 
     def _levels(self, images: jax.Array) -> list[jax.Array]:
         """The pyramid of the images, their borders repeated up to multiples of 32 pixels."""
-        (top, bottom), (left, right) = (_margins(n) for n in images.shape[1:3])
-        x = jnp.pad(images, ((0, 0), (top, bottom), (left, right), (0, 0)), mode="edge")
+        x = pad_edges(images)
         levels = []
         for i, (block, merge) in enumerate(zip(self.blocks, self.merges, strict=True)):
             if i > 0:
-                x = _mean_pool(x, _STRIDES[i] // _STRIDES[i - 1])
+                x = _mean_pool(x, STRIDES[i] // STRIDES[i - 1])
             x = block(x)
             levels.append(nn.selu(merge(x)))
         return levels
@@ -167,52 +164,13 @@ class _DeformableConv(nn.Module):
         return nn.Conv(self.channels, patch, patch, padding="VALID", name="conv")(rows)
 
 
-class _FeatureMap:
-    """What `dense` would give, read at a few pixels.
-
-    Attributes:
-        height: of the map.
-        width: of the map.
-        channels: of the features.
-    """
-
-    def __init__(self, levels: Sequence[jax.Array], height: int, width: int):
-        self.height, self.width = height, width
-        self.channels = sum(level.shape[-1] for level in levels)
-        self._levels = levels
-
-    def at(self, pixels: jax.Array) -> jax.Array:
-        """[B, N, C] features at [B, N, 2] x, y, whole numbers within the map."""
-        padded = pixels + np.array([_margins(self.width)[0], _margins(self.height)[0]])
-        parts = [at(self._levels[0], padded)]
-        for level, stride in zip(self._levels[1:], _STRIDES[1:], strict=True):
-            rows, columns = (_cells_per_pixel(n, stride) for n in level.shape[1:3])
-            parts.append(sample(level, padded * np.array([columns, rows], np.float32)))
-        return unit(jnp.concatenate(parts, axis=-1))
-
-    def sample(self, points: jax.Array) -> jax.Array:
-        """[B, N, C] features interpolated at [B, N, 2] points; 0 outside of the map."""
-        pixels = taps(points, self.height, self.width)
-        return sum((weight * self.at(pixel) for pixel, weight in pixels), jnp.zeros(()))
-
-    def whole(self) -> jax.Array:
-        """[B, H, W, C], made row by row: nothing else then takes as much memory."""
-        pixels = np.stack(np.meshgrid(np.arange(self.width), np.arange(self.height)), axis=-1)
-
-        def image(levels):
-            one = _FeatureMap([level[None] for level in levels], self.height, self.width)
-            return jax.lax.map(lambda row: one.at(row[None])[0], pixels)
-
-        return jax.lax.map(image, list(self._levels))
-
-
 class _Descriptor(nn.Module):
     """Descriptors from places that a keypoint's 3x3 patch points to (section III-C)."""
 
     samples: int
 
     @nn.compact
-    def __call__(self, features: _FeatureMap, points: jax.Array) -> jax.Array:
+    def __call__(self, features: FeatureMap, points: jax.Array) -> jax.Array:
         """[B, K, C] descriptors of [B, K, 2] points."""
         channels, outer = features.channels, 2 * self.samples
         initial = nn.initializers.lecun_normal()
@@ -293,35 +251,6 @@ def _mean_pool(x: jax.Array, size: int) -> jax.Array:
     batch, height, width, channels = x.shape
     blocks = x.reshape(batch, height // size, size, width // size, size, channels)
     return blocks.mean(axis=(2, 4))
-
-
-def _cells_per_pixel(cells: int, stride: int) -> float:
-    """A level's outermost cells lie on the image's outermost pixels ("align corners")."""
-    return (cells - 1) / (stride * cells - 1)
-
-
-def _enlarge(level: jax.Array, stride: int) -> jax.Array:
-    """[B, H * stride, W * stride, C] of [B, H, W, C], linear in x and in y."""
-    for axis in (1, 2):
-        cells = level.shape[axis]
-        places = np.arange(stride * cells) * _cells_per_pixel(cells, stride)
-        before = np.floor(places).astype(int)
-        after = np.minimum(before + 1, cells - 1)
-        weight = jnp.asarray(places - before, level.dtype)
-        weight = weight.reshape([-1 if i == axis else 1 for i in range(4)])
-        level = (1 - weight) * level.take(before, axis) + weight * level.take(after, axis)
-    return level
-
-
-def _margins(n: int) -> tuple[int, int]:
-    """Pixels to add before and after n ones to make their number a multiple of 32."""
-    missing = -n % _STRIDES[-1]
-    return missing // 2, missing - missing // 2
-
-
-def _crop(x: jax.Array, height: int, width: int) -> jax.Array:
-    top, left = _margins(height)[0], _margins(width)[0]
-    return x[:, top : top + height, left : left + width]
 
 
 def read_aliked(

@@ -20,7 +20,6 @@ from igspad_jax.networks.layers import (
     Dense,
     Norm,
     divisor,
-    drop_under,
     einsum,
     gelu,
     held_at_once,
@@ -133,7 +132,7 @@ def _talk(weights: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     return einsum("bhqk,hi->biqk", weights, kernel) + bias[:, None, None]
 
 
-def cait_from(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[Cait, Params]:
+def read_cait(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[Cait, Params]:
     """The network of a checkpoint, and its parameters.
 
     Args:
@@ -144,7 +143,7 @@ def cait_from(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[Cait, Params]
         InputError: tensors are missing, left over, or of another size than the others tell.
     """
     tensors.drop("cls_token")
-    drop_under(tensors, "blocks_token_only", "norm", "head")
+    tensors.drop_under("blocks_token_only", "norm", "head")
     layers = []
     while not layers or f"blocks.{len(layers)}.attn.qkv.weight" in tensors:
         layers.append(_layer(tensors.under(f"blocks.{len(layers)}")))
@@ -167,7 +166,7 @@ def cait_from(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[Cait, Params]
     )
     images = jax.ShapeDtypeStruct((1, network.side, network.side, 3), jnp.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)
-    check_shapes(params, shapes["params"], tensors._source)
+    check_shapes(params, shapes["params"], tensors.source)
     return network, in_dtype({"params": params}, dtype)
 
 

@@ -49,14 +49,6 @@ def in_dtype(params: Params, dtype: Any) -> Params:
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
-def drop_under(tensors: Tensors, *prefixes: str) -> None:
-    """Counts tensors as used whose names begin with a prefix and a dot."""
-    for prefix in prefixes:
-        inner = tensors.under(prefix)
-        begin = len(inner._prefix)
-        inner.drop(*(name[begin:] for name in inner._tensors if name.startswith(inner._prefix)))
-
-
 def held_at_once() -> int:
     """How many values, logits for example, a layer should hold at once.
 

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from igspad_jax.errors import InputError
-from igspad_jax.networks.layers import drop_under, gelu
+from igspad_jax.networks.layers import gelu
 from igspad_jax.networks.tensors import Params, Tensors, check_shapes
 
 _MASKED = np.float32(-1e9)  # a logit that counts for nothing, and finite where all are masked
@@ -256,10 +256,10 @@ def read_lightglue(tensors: Tensors, layers: int | None = None) -> tuple[LightGl
     Raises:
         InputError: other tensors than LightGlue's, or fewer layers than asked for.
     """
-    drop_under(tensors, "extractor", "keypoint_detector")
+    tensors.drop_under("extractor", "keypoint_detector")
     if "matcher.posenc.Wr.weight" in tensors:
         tensors = tensors.under("matcher")
-    drop_under(tensors, "token_confidence")
+    tensors.drop_under("token_confidence")
     tensors.drop("confidence_thresholds")
     hugging_face = f"{_NAMES['positions'][1]}.weight" in tensors
     names = {ours: theirs[hugging_face] for ours, theirs in _NAMES.items()}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from igspad_jax.networks.layers import drop_under, in_dtype
+from igspad_jax.networks.layers import in_dtype
 from igspad_jax.networks.tensors import Params, Tensors, check_shapes
 
 STRIDES = (4, 8, 16)  # of the stages' cells in pixels
@@ -86,7 +86,7 @@ def _conv(channels: int, size: int, stride: int, *, dtype: Any, name: str) -> nn
     return nn.Conv(channels, kernel, stride, padding=size // 2, dtype=dtype, name=name)
 
 
-def resnet_from(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[ResNet, Params]:
+def read_resnet(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[ResNet, Params]:
     """The network of a checkpoint, and its parameters.
 
     Args:
@@ -96,7 +96,7 @@ def resnet_from(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[ResNet, Par
     Raises:
         InputError: tensors are missing, left over, or of another size than the others tell.
     """
-    drop_under(tensors, "layer4", "fc")
+    tensors.drop_under("layer4", "fc")
     params, stages = {"conv1": _folded(tensors, "conv1", "bn1")}, []
     for stage in range(1, len(STRIDES) + 1):
         blocks = []
@@ -117,7 +117,7 @@ def resnet_from(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[ResNet, Par
     )
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)
-    check_shapes(params, shapes["params"], tensors._source)
+    check_shapes(params, shapes["params"], tensors.source)
     return network, in_dtype({"params": params}, dtype)
 
 

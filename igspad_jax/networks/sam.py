@@ -22,7 +22,6 @@ from igspad_jax.networks.layers import (
     Dense,
     Norm,
     divisor,
-    drop_under,
     einsum,
     gelu,
     held_at_once,
@@ -195,7 +194,7 @@ def _attend(q, k, v, by_row, by_column, *, at_once: int) -> jax.Array:
     return replace(of_squares, squares, q, k, v, axis=0)
 
 
-def sam_from(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[SamEncoder, Params]:
+def read_sam(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[SamEncoder, Params]:
     """The encoder of a checkpoint, and its parameters.
 
     Args:
@@ -206,7 +205,7 @@ def sam_from(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[SamEncoder, Pa
     Raises:
         InputError: tensors are missing, left over, or of another size than the others tell.
     """
-    drop_under(tensors, "shared_image_embedding", "prompt_encoder", "mask_decoder")
+    tensors.drop_under("shared_image_embedding", "prompt_encoder", "mask_decoder")
     vision = tensors if "pos_embed" in tensors else tensors.under("vision_encoder")
     layers = []
     while not layers or f"layers.{len(layers)}.attn.qkv.weight" in vision:
@@ -236,7 +235,7 @@ def sam_from(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[SamEncoder, Pa
     )
     images = jax.ShapeDtypeStruct((1, encoder.side, encoder.side, 3), jnp.float32)
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)
-    check_shapes(params, shapes["params"], tensors._source)
+    check_shapes(params, shapes["params"], tensors.source)
     return encoder, in_dtype({"params": params}, dtype)
 
 

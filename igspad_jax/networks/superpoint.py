@@ -11,7 +11,6 @@ import numpy as np
 from flax import linen as nn
 
 from igspad_jax.networks.keypoints import Keypoints
-from igspad_jax.networks.layers import drop_under
 from igspad_jax.networks.sampling import (
     check_images,
     largest_around,
@@ -124,8 +123,7 @@ def read_superpoint(
     Raises:
         InputError: other tensors than SuperPoint's.
     """
-    drop_under(
-        tensors,
+    tensors.drop_under(
         "input_projection",
         "positional_encoder",
         "transformer_layers",

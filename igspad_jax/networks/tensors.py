@@ -18,6 +18,9 @@ _LISTED = 20  # names in a message; a checkpoint of another network may lack hun
 class Tensors:
     """Named tensors that are taken one by one; what is missing or left over is an error at the end.
 
+    Attributes:
+        source: where the tensors came from, for messages.
+
     A port builds its parameters from these, then calls `finish`. Until then a missing tensor
     reads as zeros, so that the error can list all of them.
     """
@@ -25,14 +28,14 @@ class Tensors:
     def __init__(self, tensors: Mapping[str, np.ndarray], source: str):
         """Wraps `tensors`; `source` says in messages where they came from."""
         self._tensors = tensors
-        self._source = source
+        self.source = source
         self._prefix = ""
         self._taken: set[str] = set()
         self._missing: list[str] = []
 
     def under(self, prefix: str) -> Tensors:
         """The tensors whose names begin with `prefix` and a dot, named by what follows."""
-        inner = Tensors(self._tensors, self._source)
+        inner = Tensors(self._tensors, self.source)
         inner._prefix = f"{self._prefix}{prefix}."
         inner._taken, inner._missing = self._taken, self._missing
         return inner
@@ -53,6 +56,11 @@ class Tensors:
     def drop(self, *names: str) -> None:
         """Counts tensors as used that inference has no need of; they need not be there."""
         self._taken.update(self._prefix + name for name in names)
+
+    def drop_under(self, *prefixes: str) -> None:
+        """`drop` for all tensors whose names begin with a prefix and a dot."""
+        starts = tuple(f"{self._prefix}{prefix}." for prefix in prefixes)
+        self._taken.update(name for name in self._tensors if name.startswith(starts))
 
     def linear(self, name: str, *, bias: bool = True) -> Params:
         """A dense layer: `kernel` [in, out] and, if asked for, `bias` [out]."""
@@ -93,7 +101,7 @@ class Tensors:
         ]
         if troubles:
             raise InputError(
-                f"{self._source}: not the tensors of this network; {'; '.join(troubles)}; "
+                f"{self.source}: not the tensors of this network; {'; '.join(troubles)}; "
                 "give the weights of the network that was chosen"
             )
 

@@ -5,13 +5,15 @@ Batch norms are folded into the convolutions before them.
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from igspad_jax.networks.keypoints import Keypoints
-from igspad_jax.networks.layers import drop_under, patches
+from igspad_jax.networks.layers import patches
 from igspad_jax.networks.sampling import (
     check_images,
     largest_around,
@@ -97,8 +99,11 @@ class XFeat(nn.Module):
         def block(name: str, x: jax.Array) -> jax.Array:
             for i, (channels, size, stride) in enumerate(_BLOCKS[name]):
                 layer = f"{name}_{i}"
-                conv = nn.Conv(channels, (size, size), stride, padding=size // 2, name=layer)
-                x = nn.relu(conv(x))
+                if x.shape[-1] == 1:
+                    x = nn.relu(_GreyConv(channels, name=layer)(x))
+                else:
+                    conv = nn.Conv(channels, (size, size), stride, padding=size // 2, name=layer)
+                    x = nn.relu(conv(x))
             return nn.Dense(_LAST[name], name=f"{name}_last")(x) if name in _LAST else x
 
         x = _normalised_grey(images)
@@ -109,6 +114,21 @@ class XFeat(nn.Module):
         features = block("block_fusion", x3 + _resize(x4, x3.shape) + _resize(x5, x3.shape))
         logits = block("keypoint_head", patches(x, _CELL))
         return unit(features), logits, nn.sigmoid(block("heatmap_head", features))
+
+
+class _GreyConv(nn.Module):
+    """A 3x3 convolution of one channel, which XLA's own is slow at on a processor."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, 1, self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        height, width = x.shape[1:3]
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        taps = itertools.product(range(3), range(3))
+        return sum((padded[:, i : i + height, j : j + width] * kernel[i, j] for i, j in taps), bias)
 
 
 def _normalised_grey(images: jax.Array) -> jax.Array:
@@ -158,7 +178,7 @@ def read_xfeat(
     Raises:
         InputError: other tensors than XFeat's.
     """
-    drop_under(tensors, "fine_matcher")
+    tensors.drop_under("fine_matcher")
     params = {"skip": _dense(tensors.conv("skip1.1"))}
     for name, layers in _BLOCKS.items():
         for i in range(len(layers)):

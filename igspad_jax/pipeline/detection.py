@@ -25,6 +25,7 @@ from igspad_jax.detect import (
     image_score,
     make_comparison,
 )
+from igspad_jax.devices import on_first
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns
 from igspad_jax.pipeline.settings import DataConfig, Settings
@@ -100,6 +101,7 @@ def variants_of(tests: tuple[TestImage, ...], breakdown: bool) -> list[str]:
     return variants
 
 
+@on_first
 def detect_category(
     category: Category, settings: Settings, folder: RunFolder, *, overwrite: bool = False
 ) -> None:

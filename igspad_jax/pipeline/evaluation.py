@@ -8,6 +8,7 @@ import numpy as np
 from absl import logging
 
 from igspad_jax.data import Category, intrinsics, load_test
+from igspad_jax.devices import on_first
 from igspad_jax.evaluate import breakdown, evaluate_maps, pose_metrics, time_metrics
 from igspad_jax.pipeline.detection import ESTIMATED
 from igspad_jax.pipeline.folder import RunFolder
@@ -19,6 +20,7 @@ from igspad_jax.report import CategoryReport, ImageRecord
 from igspad_jax.scene import exposed
 
 
+@on_first
 def evaluate_category(
     category: Category, settings: Settings, folder: RunFolder, *, overwrite: bool = False
 ) -> None:

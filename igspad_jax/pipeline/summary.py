@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from igspad_jax.data import Category
+from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate import aggregate, format_table, run_tables, write_metrics
 from igspad_jax.pipeline.evaluation import category_report
@@ -24,6 +25,7 @@ def print_tables(categories: Mapping[str, Mapping]) -> None:
             print(f"{name}: {note}")
 
 
+@on_first
 def summarise(
     categories: Sequence[tuple[Category, RunFolder]], settings: Settings, root: Path
 ) -> Path:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
 from igspad_jax.data import Category, LoadedViews, load_train, split_held_out
+from igspad_jax.devices import is_first, on_first
 from igspad_jax.errors import InputError
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.provenance import concerns
@@ -117,7 +119,7 @@ def train_category(
     views = _views(loaded, settings.data.background)
     held_views = _views(held, settings.data.background) if held else None
     if scene:
-        gaussians, history = _trimmed(read_ply(scene)), []
+        gaussians, history = on_first(lambda: _trimmed(read_ply(scene)))(), []
         origin = f"{len(gaussians)} Gaussians from {scene}"
         if held_views:
             psnr, ssim = quality(
@@ -147,7 +149,7 @@ def train_category(
         state = initial_state(start, settings.train, radius)
         gaussians, history = _trained(state, views, held_views, settings, radius, folder, category)
         spent = history[-1]
-    write_ply(folder.scene, gaussians)
+    on_first(write_ply)(folder.scene, gaussians)
     centre, radius = _extent(gaussians)
     result = {
         "origin": origin,
@@ -170,6 +172,11 @@ def _trained(
     folder: RunFolder,
     category: Category,
 ) -> tuple[Gaussians, list[dict]]:
+    if settings.train.batch < jax.device_count():
+        logging.warning(
+            "train.batch=%d keeps so many of %d devices busy; a larger batch would use the others",
+            settings.train.batch, jax.device_count(),
+        )  # fmt: skip
     checkpoints = Checkpoints(folder.checkpoints)
     try:
         history: list[dict] = []
@@ -186,6 +193,7 @@ def _trained(
             on_checkpoint=checkpoints.save,
             history=history,
             name=category.name,
+            progress=is_first(),
         )
     except (FloatingPointError, CapacityError) as error:
         raise InputError(
@@ -197,6 +205,7 @@ def _trained(
     return state.gaussians, history
 
 
+@on_first
 def load_scene(folder: RunFolder) -> Scene:
     """The scene a finished training left in a run folder.
 

@@ -1,4 +1,7 @@
-"""Checkpoints that survive a kill: saved by orbax, read back from the newest that is whole."""
+"""Checkpoints that survive a kill: saved by orbax, read back from the newest that is whole.
+
+They hold NumPy arrays, and so nothing of the devices; only process 0 touches them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
 from igspad_jax.train.trainer import TrainState
 
@@ -17,21 +21,29 @@ _KEEP = 2
 class Checkpoints:
     """The checkpoints of one training, in one folder."""
 
+    @on_first
     def __init__(self, folder: Path):
         self.folder = folder.absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP, create=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        alone = ocp.options.MultiprocessingOptions(active_processes={0})
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=_KEEP, create=False, multiprocessing_options=alone
+        )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
+    @on_first
     def save(self, state: TrainState, history: list[dict]) -> None:
         """Saves a state and the measurements that led to it; returns once it is on disk."""
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), history=ocp.args.JsonSave({"history": history})
+                state=ocp.args.StandardSave(jax.device_get(state)),
+                history=ocp.args.JsonSave({"history": history}),
             ),
         )
         self._manager.wait_until_finished()
 
+    @on_first
     def restore(self, like: TrainState) -> tuple[TrainState, list[dict]] | None:
         """The newest checkpoint that can be read, or None where there is none at all.
 
@@ -46,7 +58,8 @@ class Checkpoints:
                 restored = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(like), history=ocp.args.JsonRestore()
+                        state=ocp.args.StandardRestore(jax.device_get(like)),
+                        history=ocp.args.JsonRestore(),
                     ),
                 )
             except Exception as error:  # orbax raises many kinds for a damaged folder
@@ -59,8 +72,7 @@ class Checkpoints:
                 continue
             for damaged in [s for s in steps if s > step]:
                 self._manager.delete(damaged)
-            # Committed arrays would tie the compiled steps to one placement of the inputs.
-            state = jax.tree.map(jax.numpy.asarray, jax.device_get(restored["state"]))
+            state = jax.tree.map(jax.numpy.asarray, restored["state"])
             return state, restored["history"]["history"]
         if steps:
             raise InputError(
@@ -69,6 +81,7 @@ class Checkpoints:
             )
         return None
 
+    @on_first
     def close(self) -> None:
         """Lets go of the folder."""
         self._manager.close()

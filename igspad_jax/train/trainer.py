@@ -17,6 +17,7 @@ from flax import struct
 from tqdm import tqdm
 
 from igspad_jax.cameras import Camera
+from igspad_jax.devices import agreed, brought_home, everywhere, spread
 from igspad_jax.render import Capacity, render
 from igspad_jax.scene import Gaussians
 from igspad_jax.train.losses import photometric_loss, psnr, ssim
@@ -31,8 +32,9 @@ class TrainConfig:
     The three `..._every` should have a large common divisor: the host looks in that often.
 
     Attributes:
-        steps: optimiser steps, one image each.
+        steps: optimiser steps.
         count: number of Gaussians, fixed.
+        batch: views a step, spread over the devices; their gradients are averaged.
         sh_degree: highest degree of the spherical harmonics, 0 to 3.
         sh_every: steps after which the next degree opens.
         dssim_weight: share of 1 - SSIM in the loss; the rest is L1.
@@ -50,6 +52,7 @@ class TrainConfig:
 
     steps: int = 4000
     count: int = 15000
+    batch: int = 1
     sh_degree: int = 2
     sh_every: int = 500
     dssim_weight: float = 0.2
@@ -118,7 +121,7 @@ def initial_state(gaussians: Gaussians, config: TrainConfig, radius: float) -> T
 
 
 def view_order(seed: int, first: int, last: int, views: int) -> np.ndarray:
-    """Views of steps `first` to `last`: every epoch a new permutation, whatever came before."""
+    """Views `first` to `last` of a training: every epoch a new permutation, come what may."""
     steps = np.arange(first, last)
     epochs = steps // views
     orders = {int(e): np.random.default_rng([seed, int(e)]).permutation(views) for e in set(epochs)}
@@ -127,10 +130,14 @@ def view_order(seed: int, first: int, last: int, views: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("config", "radius", "capacity"))
 def _segment(state, views, order, *, config: TrainConfig, radius: float, capacity: int):
-    """Runs the steps whose views are in `order`; returns state, mean loss and slots asked for."""
+    """Runs the steps whose views are in `order` [steps, batch].
+
+    Returns:
+        The state, the mean loss, and the slots the renders asked for at most.
+    """
     optimiser = optimiser_of(config, radius)
 
-    def loss_of(gaussians, index):
+    def loss_of(gaussians, views, index):
         result = render(
             gaussians,
             views.camera(views.viewmats[index]),
@@ -143,14 +150,24 @@ def _segment(state, views, order, *, config: TrainConfig, radius: float, capacit
         prior += config.scale_decay * jnp.mean(gaussians.scales) / radius
         return loss + prior, (loss, result.pairs)
 
-    def step(state, index):
-        gradient, (loss, pairs) = jax.grad(loss_of, has_aux=True)(state.gaussians, index)
+    def gradient_of(gaussians, indices):
+        def one(index, gaussians, views):
+            return jax.grad(loss_of, has_aux=True)(gaussians, views, index)
+
+        if config.batch == 1:  # nothing to spread: every process trains for itself
+            return one(indices[0], gaussians, views)
+        gradients, measured = spread(one, indices, gaussians, views)
+        return everywhere(jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)), measured
+
+    def step(state, indices):
+        gradient, measured = gradient_of(state.gaussians, indices)
         updates, opt_state = optimiser.update(gradient, state.opt_state)
         gaussians = jax.tree.map(jnp.add, state.gaussians, updates)
-        return TrainState(gaussians, opt_state, state.step + 1), (loss, pairs)
+        return TrainState(gaussians, opt_state, state.step + 1), measured
 
     state, (losses, pairs) = jax.lax.scan(step, state, order)
-    return state, jnp.mean(losses), jnp.max(pairs)
+    result = state, jnp.mean(losses), jnp.max(pairs)
+    return result if config.batch == 1 else everywhere(result)
 
 
 @functools.partial(jax.jit, static_argnames=("dead_below",))
@@ -231,6 +248,8 @@ def train(
     capacity = Capacity(4 * config.count)
     spent = history[-1] if history else {"seconds": 0.0, "cpu_seconds": 0.0}
     clock, cpu_clock = time.perf_counter(), time.process_time()
+    if config.batch > 1:
+        views = jax.jit(everywhere)(views)  # once, not with every segment
     first = int(state.step)
     key = jax.random.key(config.seed)
     bar = tqdm(
@@ -238,12 +257,16 @@ def train(
     )
     for end in _segment_ends(config, first):
         begin = int(state.step)
-        order = jnp.asarray(view_order(config.seed, begin, end, len(views.images)))
+        span = begin * config.batch, end * config.batch
+        order = view_order(config.seed, *span, len(views.images)).reshape(-1, config.batch)
+
+        # Relocation and compilations of their own may differ in the last digit among processes.
+        state, capacity.slots = agreed((state, capacity.slots))
 
         def advanced(slots, state=state, order=order):
             return _segment(state, views, order, config=config, radius=radius, capacity=slots)
 
-        state, loss, _ = capacity.run(advanced, lambda result: result[2])
+        state, loss, _ = brought_home(capacity.run(advanced, lambda result: result[2]))
         if not np.isfinite(loss):
             raise FloatingPointError(f"the training loss is {loss} at step {end}")
         if end % config.relocate_every == 0 and end <= config.relocate_until * config.steps:

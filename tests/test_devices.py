@@ -1,0 +1,279 @@
+"""One device, eight, and two processes of two each: the same poses and the same scene.
+
+Compiling dominates the time of these tests, so every process compiles each program once: `work` is
+all that is done with many devices, and this file run as a script does it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from igspad_jax import devices
+from igspad_jax.cameras import intrinsics_from_angle, look_at, se3_exp
+from igspad_jax.errors import InputError
+from igspad_jax.invert import AdamConfig, InvertConfig, LevenbergConfig, ObjectModel, invert
+from igspad_jax.render import Capacity
+from igspad_jax.scene import Gaussians
+from igspad_jax.train.checkpoints import Checkpoints
+from igspad_jax.train.trainer import TrainConfig, Views, initial_state, train
+
+SIZE = 24
+RADIUS = 0.9
+TRAINING = TrainConfig(
+    steps=8,
+    batch=2,
+    count=60,
+    sh_degree=0,
+    relocate_every=4,
+    relocate_until=0.5,
+    evaluate_every=4,
+    checkpoint_every=4,
+)
+SOLVERS = {
+    "levenberg": LevenbergConfig(
+        widths=(0,),
+        blurs=(0.0,),
+        cells=(0,),
+        steps=(4,),
+        deltas=(0.05,),
+        anchors=(0.0,),
+        keep=(1,),
+        spread=0.0,
+        rejoin=0,
+    ),
+    "adam": AdamConfig(steps=8, sampling_refresh=4, gradient="analytic"),
+}
+TIMEOUT = 300.0
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of training."""
+
+
+def normal_object() -> ObjectModel:
+    """Coloured blobs before a camera."""
+    rng = np.random.default_rng(3)
+    arrays = (
+        RADIUS * rng.uniform(-0.5, 0.5, (TRAINING.count, 3)),
+        rng.uniform(-2.8, -1.8, (TRAINING.count, 3)),
+        rng.normal(size=(TRAINING.count, 4)),
+        rng.uniform(0.0, 3.0, TRAINING.count),
+        rng.uniform(-1.5, 1.5, (TRAINING.count, 1, 3)),
+    )
+    return ObjectModel(
+        Gaussians(*(jnp.asarray(array, jnp.float32) for array in arrays)),
+        intrinsics_from_angle(0.7, SIZE, SIZE),
+        width=SIZE,
+        height=SIZE,
+        background=np.ones(3),
+        centre=np.zeros(3),
+        radius=RADIUS,
+        capacity=Capacity(),
+    )
+
+
+def inverted(
+    model: ObjectModel, images: np.ndarray, starts: np.ndarray, solver: str
+) -> dict[str, np.ndarray]:
+    """What a solver finds from [n, 4, 4] poses."""
+    config = InvertConfig(solver=solver, **{solver: SOLVERS[solver]})
+    result = invert(model, images, starts[:, None], config)
+    return {f"{solver} {name}": value for name, value in vars(result).items()}
+
+
+def trained(
+    model: ObjectModel, images: np.ndarray, viewmats: np.ndarray, folder: Path, killed_at: int
+) -> dict[str, np.ndarray]:
+    """The scene after a training that goes on at the newest checkpoint in the folder."""
+    scene = model.gaussians
+    # Off the truth, and a few so faint that they are relocated.
+    faint = scene.opacity_logits.at[:5].set(-8.0)
+    start = scene.replace(means=scene.means + 0.02, opacity_logits=faint)
+    state = initial_state(start, TRAINING, RADIUS)
+    views = Views(jnp.asarray(images), jnp.asarray(viewmats), model.K, model.background)
+    checkpoints = Checkpoints(folder)
+
+    def save(state, history):
+        checkpoints.save(state, history)
+        if int(state.step) == killed_at:
+            raise Killed
+
+    state, history = checkpoints.restore(state) or (state, [])
+    try:
+        state, history = train(
+            state, views, None, TRAINING, RADIUS,
+            on_checkpoint=save, history=history, progress=False,
+        )  # fmt: skip
+    except Killed:
+        return {}
+    finally:
+        checkpoints.close()
+    found = {f"scene {name}": np.asarray(value) for name, value in vars(state.gaussians).items()}
+    return found | {"losses": np.array([entry["loss"] for entry in history])}
+
+
+def work(folder: Path, solvers: Iterable[str], killed_at: int = 0) -> dict[str, np.ndarray]:
+    """What is spread over devices, on the images in a folder."""
+    model = normal_object()
+    with np.load(folder / "given.npz") as given:
+        images, viewmats, starts = given["images"], given["viewmats"], given["starts"]
+    found = {}
+    for solver in solvers:
+        found |= inverted(model, images, starts, solver)
+    return found | trained(model, images, viewmats, folder / "checkpoints", killed_at)
+
+
+def check_talk() -> None:
+    """What two processes tell each other."""
+    process = jax.process_index()
+    assert devices.agreed({"from": process}) == {"from": 0}
+    dealt = devices.dealt(lambda item: (item, jax.process_index()), range(5))
+    assert dealt == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
+
+    def fails_on(failing):
+        if process == failing:
+            raise InputError(f"on {failing}")
+
+    with pytest.raises(InputError, match="on 0"):
+        devices.on_first(fails_on)(0)
+    devices.on_first(fails_on)(1)  # never called there
+    with pytest.raises(InputError, match="on 1"):
+        devices.dealt(fails_on, [1, 1])
+
+
+def main(
+    folder: Path, name: str, solvers: list[str], killed_at: int, address: str, process: int
+) -> None:
+    """This file as a script."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    if address:
+        devices.join(address, 2, process)
+        check_talk()
+    found = work(folder, solvers, killed_at)
+    for key, value in devices.agreed(found).items():
+        np.testing.assert_array_equal(value, found[key])
+    devices.on_first(np.savez)(folder / f"{name}.npz", **found)
+
+
+def started(
+    folder: Path,
+    name: str,
+    count: int,
+    solvers: Iterable[str],
+    *,
+    killed_at: int = 0,
+    address: str = "",
+    process: int = 0,
+) -> subprocess.Popen:
+    """A process with `count` devices that does the work."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+    }
+    arguments = [str(folder), name, ",".join(solvers), str(killed_at), address, str(process)]
+    return subprocess.Popen(
+        [sys.executable, __file__, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
+
+
+def finished(processes: list[subprocess.Popen]) -> None:
+    """Waits for processes that must go well."""
+    try:
+        for process in processes:
+            said, _ = process.communicate(timeout=TIMEOUT)
+            assert process.returncode == 0, said
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, quickly_compiled) -> dict[str, dict[str, np.ndarray]]:
+    """What one device finds, and eight, and two processes that go on with the training of eight."""
+    folder, alone = tmp_path_factory.mktemp("many"), tmp_path_factory.mktemp("one")
+    model = normal_object()
+    eyes = np.array([[2.0, -2.0, 1.2], [-2.6, 0.4, 0.9], [0.3, 2.6, -1.0]])
+    up = np.array([0.0, 0.0, 1.0])
+    viewmats = np.stack([look_at(eye, np.zeros(3), up) for eye in eyes]).astype(np.float32)
+    twists = np.random.default_rng(1).normal(scale=0.05, size=(len(eyes), 6))
+    starts = np.asarray(jax.vmap(se3_exp)(jnp.asarray(twists, jnp.float32))) @ viewmats
+    given = {"images": model.renders(viewmats[:, None])[:, 0], "viewmats": viewmats}
+    for root in (folder, alone):
+        np.savez(root / "given.npz", starts=starts, **given)
+
+    finished([started(folder, "eight", 8, SOLVERS, killed_at=4)])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    finished(
+        [
+            started(folder, "two", 2, ["levenberg"], address=address, process=process)
+            for process in (0, 1)
+        ]
+    )
+    results = {"one": work(alone, SOLVERS)}
+    for name in ("eight", "two"):
+        with np.load(folder / f"{name}.npz") as file:
+            results[name] = dict(file)
+    return results
+
+
+@pytest.mark.parametrize(
+    ("many", "solver"), [("eight", "levenberg"), ("eight", "adam"), ("two", "levenberg")]
+)
+def test_the_same_poses(found, many, solver):
+    one, other = (
+        {key: value for key, value in found[name].items() if key.startswith(solver)}
+        for name in ("one", many)
+    )
+    assert set(one) == set(other)
+    for key, value in one.items():
+        np.testing.assert_allclose(other[key], value, rtol=1e-3, atol=1e-4, err_msg=key)
+    moved = one[f"{solver} path"][:, -1] - one[f"{solver} path"][:, 0]
+    assert (np.abs(moved).max(axis=(1, 2)) > 0.01).all()
+
+
+def test_a_training_goes_on_with_other_devices(found):
+    assert not any(key.startswith("scene") for key in found["eight"])
+    one, two = found["one"], found["two"]
+    keys = [key for key in one if key.startswith("scene")]
+    assert len(keys) == 5
+    for key in keys:
+        np.testing.assert_allclose(two[key], one[key], rtol=1e-3, atol=1e-4, err_msg=key)
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
+    assert len(one["losses"]) == 2 and one["losses"][1] < one["losses"][0]
+
+
+class TestAlone:
+    """One process talks to nobody."""
+
+    def test_work_is_done_in_place(self):
+        assert devices.is_first() and devices.process_count() == 1
+        value = object()
+        assert devices.agreed(value) is value
+        assert devices.after_first(lambda: value) is value
+        assert devices.dealt(lambda item: 2 * item, [1, 2, 3]) == [2, 4, 6]
+
+    @pytest.mark.parametrize(
+        "given",
+        [("host:1", None, None), (None, 2, 0), ("host:1", 2, None), ("auto", 2, None)],
+    )
+    def test_flags_that_do_not_say_enough(self, given):
+        with pytest.raises(InputError, match="--processes and --process all three"):
+            devices.join(*given)
+
+
+if __name__ == "__main__":
+    _, root, called, named, kill, at, number = sys.argv
+    main(Path(root), called, named.split(","), int(kill), at, int(number))
