@@ -21,12 +21,19 @@ class Comparison:
     gets wrong seldom looks wrong to all of them, a defect does.
 
     Attributes:
-        name: the extractors' names, joined by "*".
+        name: the extractors' names, joined by "*", as often as they count.
     """
 
-    def __init__(self, extractors: Sequence[Extractor]):
-        self._extractors = tuple(extractors)
-        self.name = "*".join(extractor.name for extractor in extractors)
+    def __init__(self, extractors: Sequence[Extractor], powers: Sequence[int]):
+        """A comparison.
+
+        Args:
+            extractors: whose maps are multiplied.
+            powers: how often each of them counts.
+        """
+        self._extractors, self._powers = tuple(extractors), tuple(powers)
+        pairs = zip(extractors, powers, strict=True)
+        self.name = "*".join(extractor.name for extractor, power in pairs for _ in range(power))
 
     def features(self, image: np.ndarray) -> Features:
         """Every extractor's features of a [H, W, 3] image in [0, 1]."""
@@ -41,20 +48,12 @@ class Comparison:
             reference: [H, W, 3] normal image that it is compared with.
         """
         height, width = reference.shape[:2]
-        maps = [
-            resize_map(
-                feature_distance(
-                    own,
-                    other,
-                    tolerance=extractor.tolerance,
-                    edge_discount=extractor.edge_discount,
-                ),
-                height,
-                width,
-            )[0]
-            for extractor, own, other in zip(
-                self._extractors, test, self.features(reference), strict=True
+        product = np.ones((height, width))
+        for extractor, power, own, other in zip(
+            self._extractors, self._powers, test, self.features(reference), strict=True
+        ):
+            distance = feature_distance(
+                own, other, tolerance=extractor.tolerance, edge_discount=extractor.edge_discount
             )
-        ]
-        product = np.prod([np.asarray(m, np.float64) for m in maps], axis=0)
-        return (product ** (1.0 / len(maps))).astype(np.float32)
+            product *= np.asarray(resize_map(distance, height, width)[0], np.float64) ** power
+        return (product ** (1.0 / sum(self._powers))).astype(np.float32)

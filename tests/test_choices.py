@@ -1,0 +1,203 @@
+"""Which matcher and which features a run takes, and what several extractors make together."""
+
+from __future__ import annotations
+
+import logging
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from igspad_jax.detect import check_features, make_comparison
+from igspad_jax.detect.choice import best_features
+from igspad_jax.detect.comparison import Comparison
+from igspad_jax.detect.features import HandMade
+from igspad_jax.errors import InputError
+from igspad_jax.experiment import features_table, matchers_table
+from igspad_jax.match import (
+    OpenCVMatcher,
+    best_matcher,
+    make_matcher,
+    match_views,
+    prepare_views,
+    shortlisted,
+    training_features,
+)
+from igspad_jax.match.matching import Matches, no_matches
+from igspad_jax.pipeline.choices import chosen
+from igspad_jax.pipeline.settings import DetectConfig, MatchConfig, Settings
+
+
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch):
+    """A machine without any weights."""
+    monkeypatch.setenv("IGSPAD_JAX_CACHE", str(tmp_path))
+
+
+class Brightness:
+    """One feature a pixel, turned by the brightness."""
+
+    tolerance, edge_discount = 0, 0.0
+
+    def __init__(self, name, scale):
+        self.name, self._scale = name, scale
+
+    def __call__(self, images):
+        angle = self._scale * images.mean(axis=-1)
+        return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class Counting:
+    """A matcher whose images are numbers: as many matches as the reference says."""
+
+    def __init__(self, *, invariant):
+        self.rotation_invariant = invariant
+        self.asked = []
+
+    def prepare(self, images):
+        return [int(image[0, 0, 0]) for image in images]
+
+    def match(self, query, references):
+        self.asked.append((query[0], list(references)))
+        return [
+            Matches(np.tile([[5.0, 2.0]], (n, 1)), np.zeros((n, 2)), np.ones(n)) for n in references
+        ]
+
+
+class TestWithoutWeights:
+    def test_auto_is_what_needs_none(self, no_weights, caplog):
+        with caplog.at_level(logging.WARNING):
+            settings = chosen(Settings())
+        assert (settings.match.matcher, settings.detect.features) == ("opencv", "handmade")
+        assert "fetch_weights.py --weights=aliked-n16,aliked-lightglue" in caplog.text
+        assert "fetch_weights.py --weights=xfeat" in caplog.text
+
+    def test_what_is_asked_for_is_never_replaced(self, no_weights):
+        given = Settings(match=MatchConfig(matcher="xfeat"), detect=DetectConfig(features="aliked"))
+        assert chosen(given) == given
+        with pytest.raises(InputError, match=r"fetch_weights\.py --weights=xfeat"):
+            make_matcher("xfeat")
+        with pytest.raises(InputError, match=r"fetch_weights\.py --weights=aliked-n16"):
+            make_comparison("handmade*aliked")
+
+    def test_best_names_what_is_missing(self, no_weights):
+        assert best_matcher() == ("opencv", ("aliked-n16", "aliked-lightglue"))
+        assert best_features() == ("handmade", ("xfeat",))
+
+
+class TestNames:
+    def test_unknown_ones(self):
+        with pytest.raises(InputError, match="no features are called 'sift'; there are handmade"):
+            check_features("handmade*sift")
+        with pytest.raises(InputError, match="no features are called ''"):
+            DetectConfig(features="handmade*")
+        with pytest.raises(InputError, match="no matcher is called 'orb'"):
+            make_matcher("orb")
+
+    def test_the_embedded_matcher_keeps_no_files(self, tmp_path, ball_views):
+        features = training_features(OpenCVMatcher(), ball_views.images[:2], tmp_path)
+        assert len(features) == 2 and not list(tmp_path.iterdir())
+
+
+class TestComparison:
+    IMAGE = np.full((6, 8, 3), 0.5, np.float32)
+    OTHER = np.linspace(0.4, 0.9, 6 * 8 * 3, dtype=np.float32).reshape(6, 8, 3)
+
+    def maps(self, *extractors, powers):
+        comparison = Comparison(extractors, powers)
+        return comparison.anomaly_map(comparison.features(self.IMAGE), self.OTHER)
+
+    def test_one_extractor_is_its_own_map(self):
+        brightness = self.IMAGE.mean(axis=-1) - self.OTHER.mean(axis=-1)
+        expected = 1.0 - np.cos(brightness)
+        np.testing.assert_allclose(self.maps(Brightness("a", 1.0), powers=[1]), expected, atol=1e-6)
+
+    def test_several_are_a_geometric_mean(self):
+        a, b = Brightness("a", 1.0), Brightness("b", 3.0)
+        one, other = (self.maps(e, powers=[1]).astype(np.float64) for e in (a, b))
+        np.testing.assert_allclose(
+            self.maps(a, b, powers=[2, 1]), np.cbrt(one**2 * other), rtol=1e-4, atol=1e-8
+        )
+        assert Comparison([a, b], [2, 1]).name == "a*a*b"
+
+    def test_equal_images_have_no_anomaly(self):
+        comparison = make_comparison("handmade")
+        assert comparison.name == HandMade.name
+        found = comparison.anomaly_map(comparison.features(self.OTHER), self.OTHER)
+        assert found.shape == (6, 8) and np.abs(found).max() < 1e-6
+
+
+class TestShortlist:
+    QUERY = np.zeros((8, 10, 3), np.float32)
+
+    def test_only_its_views_are_matched_each_at_its_turn(self):
+        matcher = Counting(invariant=False)
+        matched = match_views(self.QUERY, matcher, [4, 5, 6, 7], {0: 1, 2: 1, 3: 0})
+        assert [references for _, references in matcher.asked] == [[7], [4, 6]]
+        assert [len(matches) for matches, _ in matched] == [4, 0, 6, 7]
+        assert [degrees for _, degrees in matched] == [90.0, 0.0, 90.0, 0.0]
+        # np.rot90 of a picture 10 wide takes (8, 5) to (5, 2).
+        np.testing.assert_allclose(matched[0][0].query_points[0], [8.0, 5.0])
+
+    def test_a_matcher_that_no_turn_disturbs_is_asked_once(self):
+        matcher = Counting(invariant=True)
+        matched = match_views(self.QUERY, matcher, [4, 5, 6], {1: 3, 2: 0})
+        assert len(matcher.asked) == 1
+        assert [len(matches) for matches, _ in matched] == [0, 5, 6]
+
+    def test_none_tries_everything(self):
+        matcher = Counting(invariant=False)
+        match_views(self.QUERY, matcher, [4, 5], None)
+        assert [references for _, references in matcher.asked] == 4 * [[4, 5]]
+
+    def test_finds_the_view_and_its_turn(self, ball_views):
+        views = prepare_views(
+            ball_views.images, ball_views.viewmats, ball_views.K, ball_views.centre
+        )
+        for turn in range(4):
+            query = np.rot90(ball_views.images[3], -turn)
+            found = shortlisted(np.ascontiguousarray(query), views, 2)
+            assert len(found) == 2 and next(iter(found.items())) == (3, turn)
+
+
+def result(degrees, *, doubts=(), **figures):
+    images = [
+        {"first_degrees": 10 * d, "degrees": d, "percent": d, "doubts": doubts} for d in degrees
+    ]
+    group = {"overall": figures, "kinds": {"Burrs": figures}}
+    return {
+        "poses": {"images": images, "cpu_seconds": {"match": 3.0}},
+        "metrics": {
+            "sizes": {"native": group},
+            "breakdown": {"estimated": group},
+            "time": {"detect": {"per_image": 0.25}},
+        },
+    }
+
+
+class TestTables:
+    def test_matchers(self):
+        results = {
+            "aliked-pnp": {
+                "A": result([0.1, 0.4, 2.0], image_auroc=0.8, pixel_ap=0.5),
+                "B": result([0.2], doubts=("far",), image_auroc=0.6, pixel_ap=0.7),
+            }
+        }
+        (table,) = matchers_table(results)
+        assert table.rows == (
+            ("aliked-pnp", "4", "3 of 4", "3.00", "3 of 4", "1", "0.700", "0.600", "1.50"),
+        )
+
+    def test_features_leave_out_what_was_not_scored(self):
+        figures = {"image_auroc": 0.8, "pixel_auroc": 0.9, "pixel_ap": 0.5, "mean_image_ap": 0.25}
+        tables = features_table({"handmade": {"A": result([0.1], **figures)}})
+        assert [table.title for table in tables] == [
+            "Against renders at the estimated poses",
+            "By category, at the estimated poses",
+        ]
+        row = ("handmade", "0.800", "0.900", "0.500", "0.250", "0.250", "0.25")
+        assert tables[0].rows == (row,)
+        assert tables[1].rows == (("handmade", "0.800", "0.500", "0.250"),)
+
+    def test_no_match_is_no_match(self):
+        assert len(no_matches()) == 0
