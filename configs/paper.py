@@ -1,8 +1,10 @@
-"""IGSPAD as published, as far as the paper tells: images at their own size, the pose of the best
-matched training view, twists about the camera, 300 Adam steps weighted by matching points.
+"""IGSPAD as published, as far as the paper tells: images at their own size, LightGlue against all
+training views, the pose of the one with most matches, twists about the camera, 300 Adam steps
+weighted by matching points, features of SAM ViT-B and nothing expected of them.
 
-What it does not tell (the sampling's radius and refresh, the pooling's size) is as in the defaults;
-its 100,000 training steps are made for a GPU. Matcher and features are the embedded ones.
+What it does not tell (the sampling's radius and refresh, the pooling's size, whose keypoints) is as
+in the defaults; its 100,000 training steps are made for a GPU. Needs
+`scripts/fetch_weights.py --weights=aliked-n16,aliked-lightglue,sam-vit-base`.
 
     python scripts/run.py --data=MAD --run=runs/paper --config=configs/paper.py
 """
@@ -14,7 +16,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from igspad_jax.invert import AdamConfig, InvertConfig
-from igspad_jax.pipeline.settings import MatchConfig, Settings, config_from
+from igspad_jax.pipeline.settings import DetectConfig, MatchConfig, Settings, config_from
 from igspad_jax.train.trainer import TrainConfig
 
 
@@ -23,8 +25,9 @@ def get_config() -> ConfigDict:
     train = dataclasses.replace(
         TrainConfig(), steps=100_000, count=100_000, sh_degree=3, sh_every=1000
     )
-    match = MatchConfig(initial="matches", hypotheses=1)
+    match = MatchConfig(matcher="aliked", initial="matches", shortlist=0, hypotheses=1)
     invert = InvertConfig(
         solver="adam", sampling=True, adam=AdamConfig(pivot="camera", gradient="paper")
     )
-    return config_from(Settings(train=train, match=match, invert=invert))
+    detect = DetectConfig(features="sam-vit-base", expectation=0.0)
+    return config_from(Settings(train=train, match=match, invert=invert, detect=detect))

@@ -173,7 +173,7 @@ def deform_conv2d(
     flat = torch.nn.functional.pad(input, (1, 1, 1, 1)).flatten(2)
 
     def read(row, column):
-        index = (row * (width + 2) + column).view(batch, 1, -1).expand(-1, channels, -1)
+        index = (row * (width + 2) + column).reshape(batch, 1, -1).expand(-1, channels, -1)
         return flat.gather(2, index).view(batch, channels, *y.shape[1:])
 
     fy, fx = fy[:, None], fx[:, None]
