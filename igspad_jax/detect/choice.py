@@ -23,8 +23,8 @@ EXTRACTORS = {
     "wide-resnet50-2": ("wide-resnet50-2",),
     "cait-m48-448": ("cait-m48-448",),
 }
-# XFeat counts twice: it tells good images from bad ones best, the hand-made features draw sharper.
-_BEST = "xfeat*xfeat*handmade"
+# Measured in docs/choices.md.
+_BEST = "xfeat*handmade"
 
 
 def check_features(features: str) -> None:
