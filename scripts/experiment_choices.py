@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 
 from igspad_jax.data import Category
-from igspad_jax.detect import EXTRACTORS, extractors_at_hand
+from igspad_jax.detect import EXTRACTORS, Maps, extractors_at_hand
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate.tables import Table, format_table
 from igspad_jax.experiment import features_table, markdown, matchers_table
@@ -63,13 +63,15 @@ def main() -> None:
     results: dict[str, dict[str, dict[str, Any]]] = {part: {} for part in parts}
 
     def work(category: Category, folder: RunFolder) -> None:
+        maps: Maps = {}  # combinations share the maps of the extractors they have in common
         for part in parts:
             kept = ("train",) if part == "matchers" else ("train", "poses")
             for name, changed in tried[part].items():
                 own = RunFolder(out / name.replace("*", "-x-") / category.name)
                 _copy(folder, own, kept)
-                for stage in (invert_category, detect_category, evaluate_category):
-                    stage(category, changed, own, overwrite=overwrite)
+                invert_category(category, changed, own, overwrite=overwrite)
+                detect_category(category, changed, own, overwrite=overwrite, maps=maps)
+                evaluate_category(category, changed, own, overwrite=overwrite)
                 found = {"poses": own.load("poses"), "metrics": own.load("metrics")}
                 results[part].setdefault(name, {})[category.name] = found
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from igspad_jax.data import Category, TestImage
 from igspad_jax.detect import check_features, make_comparison
 from igspad_jax.detect.choice import best_features
 from igspad_jax.detect.comparison import Comparison
@@ -25,7 +26,8 @@ from igspad_jax.match import (
 )
 from igspad_jax.match.matching import Matches, no_matches
 from igspad_jax.pipeline.choices import chosen
-from igspad_jax.pipeline.settings import DetectConfig, MatchConfig, Settings
+from igspad_jax.pipeline.provenance import concerns
+from igspad_jax.pipeline.settings import DetectConfig, MatchConfig, Settings, WeightsConfig
 
 
 @pytest.fixture
@@ -99,13 +101,39 @@ class TestNames:
         assert len(features) == 2 and not list(tmp_path.iterdir())
 
 
+class TestSources:
+    def test_weights_of_ones_own(self, no_weights, caplog):
+        """A source makes the choice; it is read, and it alone."""
+        given = Settings(weights=WeightsConfig(sources="xfeat=/no/such.pt"))
+        with caplog.at_level(logging.WARNING):
+            settings = chosen(given)
+        assert settings.detect.features == "xfeat*handmade"
+        assert settings.match.matcher == "opencv"
+        sources = settings.weights.by_name
+        with pytest.raises(InputError, match=r"/no/such\.pt: no such file"):
+            make_comparison("xfeat", sources)
+        with pytest.raises(InputError, match=r"/no/such\.pt: no such file"):
+            make_matcher("xfeat", sources)
+
+    def test_results_remember_the_sources_of_the_weights_they_were_made_with(self, tmp_path):
+        tests = (TestImage("good/0", "good", tmp_path / "0.png", None, None, None),)
+        category = Category("a", tmp_path, np.eye(3), 8, 8, (), tests)
+        settings = Settings(
+            match=MatchConfig(matcher="xfeat"),
+            detect=DetectConfig(features="sam-vit-base*handmade"),
+            weights=WeightsConfig(sources="xfeat=a.pt,sam-vit-base=b.pt,resnet18=c.pt"),
+        )
+        assert concerns("poses", category, settings)["weights"] == {"xfeat": "a.pt"}
+        assert concerns("detect", category, settings)["weights"] == {"sam-vit-base": "b.pt"}
+
+
 class TestComparison:
     IMAGE = np.full((6, 8, 3), 0.5, np.float32)
     OTHER = np.linspace(0.4, 0.9, 6 * 8 * 3, dtype=np.float32).reshape(6, 8, 3)
 
     def maps(self, *extractors, powers):
         comparison = Comparison(extractors, powers)
-        return comparison.anomaly_map(comparison.features(self.IMAGE), self.OTHER)
+        return comparison.anomaly_maps(self.IMAGE[None], self.OTHER[None])[0]
 
     def test_one_extractor_is_its_own_map(self):
         brightness = self.IMAGE.mean(axis=-1) - self.OTHER.mean(axis=-1)
@@ -120,11 +148,37 @@ class TestComparison:
         )
         assert Comparison([a, b], [2, 1]).name == "a*a*b"
 
+    def test_what_comes_again_is_not_computed_again(self):
+        asked = []
+
+        class Noted(Brightness):
+            def __call__(self, images):
+                asked.append(len(images))
+                return super().__call__(images)
+
+        maps = {}
+        comparison = Comparison([Noted("a", 1.0)], [1], maps)
+        images, others, darker = (x[None] for x in (self.IMAGE, self.OTHER, 0.9 * self.OTHER))
+        first = comparison.anomaly_maps(images, others)
+        comparison.anomaly_maps(images, darker)
+        np.testing.assert_array_equal(comparison.anomaly_maps(images, images), 0.0)
+        assert len(asked) == 3
+        # Another comparison takes the extractor's map, and none for it of other images.
+        other = Comparison([Noted("a", 1.0), Brightness("b", 3.0)], [1, 1], maps)
+        assert not np.array_equal(other.anomaly_maps(images, others), first)
+        assert len(asked) == 3
+        other.anomaly_maps(0.5 * images, others)
+        assert len(asked) == 5
+
+    def test_a_dtype_that_no_extractor_knows(self):
+        with pytest.raises(InputError, match=r"handmade are not computed in bfloat16"):
+            make_comparison("handmade", dtype="bfloat16")
+
     def test_equal_images_have_no_anomaly(self):
         comparison = make_comparison("handmade")
         assert comparison.name == HandMade.name
-        found = comparison.anomaly_map(comparison.features(self.OTHER), self.OTHER)
-        assert found.shape == (6, 8) and np.abs(found).max() < 1e-6
+        found = comparison.anomaly_maps(self.OTHER[None], self.OTHER[None])
+        assert found.shape == (1, 6, 8) and np.abs(found).max() < 1e-6
 
 
 class TestShortlist:

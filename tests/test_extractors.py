@@ -175,6 +175,31 @@ def millions(params) -> float:
     return round(sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6, 2)
 
 
+def test_sam_takes_the_names_of_segment_anything(small_sam):
+    """Those of transformers' own converter, the other way round."""
+    names = {
+        "vision_encoder.": "image_encoder.",
+        "projection.": "proj.",
+        "neck.conv1.": "neck.0.",
+        "neck.layer_norm1.": "neck.1.",
+        "neck.conv2.": "neck.2.",
+        "neck.layer_norm2.": "neck.3.",
+        ".layers.": ".blocks.",
+        ".layer_norm": ".norm",
+    }
+    state = {}
+    for name, tensor in small_sam.state_dict().items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        state[name] = tensor.numpy()
+    assert "image_encoder.blocks.0.norm1.weight" in state
+    state["mask_decoder.iou_token.weight"] = np.zeros((1, 4), np.float32)
+    expected = read_sam(tensors_of(small_sam))
+    encoder, params = read_sam(Tensors(state, "test"))
+    assert encoder == expected[0]
+    jax.tree.map(np.testing.assert_array_equal, params, expected[1])
+
+
 @pytest.mark.parametrize(
     ("width", "depth", "heads", "everywhere", "size"),
     [

@@ -403,14 +403,34 @@ class TestOtherSources:
         save(state, tmp_path / "folder/net.pt")
         put_in_hub_cache("some/net", cache.parent / "hub", state)
         for source in (str(tmp_path / "own.pth"), str(tmp_path / "folder"), "some/net"):
-            take_all(weights.load_tensors("xfeat", source), ["a"])
+            take_all(weights.load_tensors("xfeat", {"xfeat": source}), ["a"])
+            assert weights.is_at_hand("xfeat", {"xfeat": source})
 
     @pytest.mark.parametrize("source", ["other/net", "/no/such/file.pth", "no such.pth"])
     def test_not_there(self, cache, no_network, source):
         with pytest.raises(
             InputError, match=f"{source}: no such file .*hf download {source} model"
         ):
-            weights.load_tensors("xfeat", source)
+            weights.load_tensors("xfeat", {"xfeat": source})
+
+    def test_sources_are_read_off_a_flag(self):
+        text = "xfeat=/a/b=c.pt,sam-vit-base=some/net"
+        expected = {"xfeat": "/a/b=c.pt", "sam-vit-base": "some/net"}
+        assert weights.parse_sources(text) == expected
+        assert weights.parse_sources("") == {}
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("xfeat", "'xfeat': give NAME=SOURCE"),
+            ("xfeat=", "give NAME=SOURCE"),
+            ("sam=/a.pth", "'sam'; there are aliked-n16, "),
+            ("xfeat=a.pt,xfeat=b.pt", "xfeat have two sources, a.pt and b.pt"),
+        ],
+    )
+    def test_sources_of_another_form(self, text, message):
+        with pytest.raises(InputError, match=message):
+            weights.parse_sources(text)
 
     def test_unknown_set(self):
         for use in (weights.load_tensors, weights.is_at_hand, weights.fetch):

@@ -7,7 +7,7 @@ from igspad_jax.detect.choice import (
     extractors_at_hand,
     make_comparison,
 )
-from igspad_jax.detect.comparison import Comparison, Features
+from igspad_jax.detect.comparison import Comparison, Maps
 from igspad_jax.detect.expected import ExpectedAnomaly
 from igspad_jax.detect.features import Extractor, HandMade
 from igspad_jax.detect.score import feature_distance, image_score, resize_map
@@ -17,8 +17,8 @@ __all__ = [
     "Comparison",
     "ExpectedAnomaly",
     "Extractor",
-    "Features",
     "HandMade",
+    "Maps",
     "best_features",
     "check_features",
     "extractors_at_hand",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from igspad_jax.detect.comparison import Comparison
+import jax.numpy as jnp
+
+from igspad_jax.detect.comparison import Comparison, Maps
 from igspad_jax.detect.dense import AlikedFeatures, XFeatFeatures
 from igspad_jax.detect.extractors import Pretrained
 from igspad_jax.detect.features import Extractor, HandMade
 from igspad_jax.errors import InputError
-from igspad_jax.networks.weights import is_at_hand, load_tensors
+from igspad_jax.networks.weights import NO_SOURCES, Sources, is_at_hand, load_tensors
 
 # The weights of each extractor.
 EXTRACTORS = {
@@ -41,15 +43,35 @@ def check_features(features: str) -> None:
             )
 
 
-def make_comparison(features: str) -> Comparison:
+def make_comparison(
+    features: str,
+    sources: Sources = NO_SOURCES,
+    *,
+    dtype: str = "float32",
+    maps: Maps | None = None,
+) -> Comparison:
     """The comparison by an extractor, or by several joined by "*".
 
+    Args:
+        features: their names.
+        sources: of weights that are not the usual ones.
+        dtype: of the factors in matrix products, "float32" or "bfloat16"; SAM, ResNets and CaiT
+            alone know the latter.
+        maps: as for `Comparison`; of the same sources and dtype.
+
     Raises:
-        InputError: if there is no such extractor, or its weights are not on this machine.
+        InputError: if there is no such extractor, its weights are not on this machine, or none of
+            them knows the dtype.
     """
     check_features(features)
     powers = Counter(features.split("*"))
-    return Comparison([_extractor(name) for name in powers], list(powers.values()))
+    extractors = [_extractor(name, sources, dtype) for name in powers]
+    if dtype != "float32" and not any(isinstance(e, Pretrained) for e in extractors):
+        raise InputError(
+            f"features {features} are not computed in {dtype}: leave config.detect.dtype at "
+            "float32, or choose features of SAM, a ResNet or CaiT"
+        )
+    return Comparison(extractors, list(powers.values()), maps)
 
 
 def extractors_at_hand() -> list[str]:
@@ -57,20 +79,20 @@ def extractors_at_hand() -> list[str]:
     return [name for name, weights in EXTRACTORS.items() if all(map(is_at_hand, weights))]
 
 
-def best_features() -> tuple[str, tuple[str, ...]]:
+def best_features(sources: Sources = NO_SOURCES) -> tuple[str, tuple[str, ...]]:
     """The best features at hand, and the weights that the best of all would need besides."""
     needed = dict.fromkeys(weights for name in _BEST.split("*") for weights in EXTRACTORS[name])
-    missing = tuple(weights for weights in needed if not is_at_hand(weights))
+    missing = tuple(weights for weights in needed if not is_at_hand(weights, sources))
     return ("handmade" if missing else _BEST), missing
 
 
-def _extractor(name: str) -> Extractor:
+def _extractor(name: str, sources: Sources, dtype: str) -> Extractor:
     if name == "handmade":
         return HandMade()
     (weights,) = EXTRACTORS[name]
-    tensors = load_tensors(weights)
+    tensors = load_tensors(weights, sources)
     if name == "xfeat":
         return XFeatFeatures(tensors)
     if name == "aliked":
         return AlikedFeatures(tensors)
-    return Pretrained(name, tensors)
+    return Pretrained(name, tensors, jnp.dtype(dtype))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import jax
@@ -11,7 +13,10 @@ import numpy as np
 from igspad_jax.detect.features import Extractor
 from igspad_jax.detect.score import feature_distance, resize_map
 
-Features = tuple[jax.Array, ...]
+# By extractor and by what two batches of images hold: their maps.
+Maps = dict[tuple[str, str, str], np.ndarray]
+
+_REMEMBERED = 2  # batches: a test image is compared with several references one after the other
 
 
 class Comparison:
@@ -20,40 +25,69 @@ class Comparison:
     The maps of several extractors are multiplied (their geometric mean is taken): what the scene
     gets wrong seldom looks wrong to all of them, a defect does.
 
+    Features of images that come again soon are not computed again.
+
     Attributes:
         name: the extractors' names, joined by "*", as often as they count.
+        batch: images that are best compared together: one on a processor, where more are no
+            faster and only take memory.
     """
 
-    def __init__(self, extractors: Sequence[Extractor], powers: Sequence[int]):
+    def __init__(
+        self, extractors: Sequence[Extractor], powers: Sequence[int], maps: Maps | None = None
+    ):
         """A comparison.
 
         Args:
             extractors: whose maps are multiplied.
             powers: how often each of them counts.
+            maps: where the single extractors' maps are kept, for other comparisons to take.
         """
-        self._extractors, self._powers = tuple(extractors), tuple(powers)
+        self._extractors, self._powers, self._maps = tuple(extractors), tuple(powers), maps
+        self._seen: OrderedDict[tuple[str, str], jax.Array] = OrderedDict()
         pairs = zip(extractors, powers, strict=True)
         self.name = "*".join(extractor.name for extractor, power in pairs for _ in range(power))
+        self.batch = 1 if jax.default_backend() == "cpu" else 8
 
-    def features(self, image: np.ndarray) -> Features:
-        """Every extractor's features of a [H, W, 3] image in [0, 1]."""
-        images = jnp.asarray(image)[None]
-        return tuple(extractor(images) for extractor in self._extractors)
-
-    def anomaly_map(self, test: Features, reference: np.ndarray) -> np.ndarray:
-        """[H, W] anomaly map (equation 5).
+    def anomaly_maps(self, images: np.ndarray, references: np.ndarray) -> np.ndarray:
+        """[B, H, W] anomaly maps (equation 5).
 
         Args:
-            test: `features` of the test image.
-            reference: [H, W, 3] normal image that it is compared with.
+            images: [B, H, W, 3] test images in [0, 1].
+            references: [B, H, W, 3] normal images that they are compared with.
         """
-        height, width = reference.shape[:2]
-        product = np.ones((height, width))
-        for extractor, power, own, other in zip(
-            self._extractors, self._powers, test, self.features(reference), strict=True
-        ):
-            distance = feature_distance(
-                own, other, tolerance=extractor.tolerance, edge_discount=extractor.edge_discount
-            )
-            product *= np.asarray(resize_map(distance, height, width)[0], np.float64) ** power
+        product = np.ones(images.shape[:3])
+        for extractor, power in zip(self._extractors, self._powers, strict=True):
+            product *= self._distances(extractor, images, references).astype(np.float64) ** power
         return (product ** (1.0 / sum(self._powers))).astype(np.float32)
+
+    def _distances(
+        self, extractor: Extractor, images: np.ndarray, references: np.ndarray
+    ) -> np.ndarray:
+        """[B, H, W] map of one extractor."""
+        key = (extractor.name, _digest(images), _digest(references))
+        if self._maps is not None and key in self._maps:
+            return self._maps[key]
+        distances = feature_distance(
+            self._features(extractor, images),
+            self._features(extractor, references),
+            tolerance=extractor.tolerance,
+            edge_discount=extractor.edge_discount,
+        )
+        result = np.asarray(resize_map(distances, *images.shape[1:3]))
+        if self._maps is not None:
+            self._maps[key] = result
+        return result
+
+    def _features(self, extractor: Extractor, images: np.ndarray) -> jax.Array:
+        key = (extractor.name, _digest(images))
+        if key not in self._seen:
+            self._seen[key] = extractor(jnp.asarray(images))
+            while len(self._seen) > _REMEMBERED * len(self._extractors):
+                self._seen.popitem(last=False)
+        self._seen.move_to_end(key)
+        return self._seen[key]
+
+
+def _digest(images: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(images).tobytes(), digest_size=16).hexdigest()

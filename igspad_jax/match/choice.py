@@ -15,7 +15,7 @@ from igspad_jax.match.opencv import OpenCVMatcher
 from igspad_jax.networks.aliked import read_aliked
 from igspad_jax.networks.lightglue import read_lightglue
 from igspad_jax.networks.superpoint import read_superpoint
-from igspad_jax.networks.weights import is_at_hand, load_tensors
+from igspad_jax.networks.weights import NO_SOURCES, Sources, is_at_hand, load_tensors
 from igspad_jax.networks.xfeat import read_xfeat
 
 # The weights of each matcher: of its keypoints and of their matches.
@@ -30,8 +30,8 @@ _SIDE = 400  # pixels; ALIKED sees images enlarged or shrunk to this
 _LAYERS = 5  # of LightGlue's nine: the last four hardly move a first pose, for half the time
 
 
-def make_matcher(name: str) -> Matcher:
-    """The matcher of this name.
+def make_matcher(name: str, sources: Sources = NO_SOURCES) -> Matcher:
+    """The matcher of this name; `sources` are of weights that are not the usual ones.
 
     Raises:
         InputError: there is none, or its weights are not on this machine.
@@ -40,7 +40,7 @@ def make_matcher(name: str) -> Matcher:
         raise InputError(f"no matcher is called {name!r}; there are {', '.join(MATCHERS)}")
     if name == "opencv":
         return OpenCVMatcher()
-    keypoints, matches = map(load_tensors, MATCHERS[name])
+    keypoints, matches = (load_tensors(weights, sources) for weights in MATCHERS[name])
     if name == "aliked":
         detector = read_aliked(keypoints, max_keypoints=_KEYPOINTS, side=_SIDE)
     elif name == "superpoint":
@@ -56,9 +56,9 @@ def matchers_at_hand() -> list[str]:
     return [name for name, weights in MATCHERS.items() if all(map(is_at_hand, weights))]
 
 
-def best_matcher() -> tuple[str, tuple[str, ...]]:
+def best_matcher(sources: Sources = NO_SOURCES) -> tuple[str, tuple[str, ...]]:
     """The best matcher at hand, and the weights that the best of all would need besides."""
-    missing = tuple(name for name in MATCHERS["aliked"] if not is_at_hand(name))
+    missing = tuple(name for name in MATCHERS["aliked"] if not is_at_hand(name, sources))
     return ("opencv" if missing else "aliked"), missing
 
 

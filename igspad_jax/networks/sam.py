@@ -198,13 +198,16 @@ def read_sam(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[SamEncoder, Pa
     """The encoder of a checkpoint, and its parameters.
 
     Args:
-        tensors: of a whole SAM, or of its vision encoder alone, named as by transformers. The
-            prompt encoder and the mask decoder are left out.
+        tensors: of a whole SAM, or of its vision encoder alone, named as by transformers or as in
+            the checkpoints of segment-anything. The prompt encoder and the mask decoder are left
+            out.
         dtype: of the factors in matrix products.
 
     Raises:
         InputError: tensors are missing, left over, or of another size than the others tell.
     """
+    if "image_encoder.pos_embed" in tensors:
+        tensors = tensors.renamed(_transformers_name)
     tensors.drop_under("shared_image_embedding", "prompt_encoder", "mask_decoder")
     vision = tensors if "pos_embed" in tensors else tensors.under("vision_encoder")
     layers = []
@@ -237,6 +240,27 @@ def read_sam(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[SamEncoder, Pa
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)
     check_shapes(params, shapes["params"], tensors.source)
     return encoder, in_dtype({"params": params}, dtype)
+
+
+# What the encoder's parts are called in segment-anything's checkpoints, and by transformers.
+_NAMES = (
+    ("image_encoder.", "vision_encoder."),
+    ("patch_embed.proj.", "patch_embed.projection."),
+    ("neck.0.", "neck.conv1."),
+    ("neck.1.", "neck.layer_norm1."),
+    ("neck.2.", "neck.conv2."),
+    ("neck.3.", "neck.layer_norm2."),
+    (".blocks.", ".layers."),
+    (".norm1.", ".layer_norm1."),
+    (".norm2.", ".layer_norm2."),
+)
+
+
+def _transformers_name(name: str) -> str:
+    if name.startswith("image_encoder."):
+        for theirs, ours in _NAMES:
+            name = name.replace(theirs, ours)
+    return name
 
 
 def _layer(tensors: Tensors) -> Params:

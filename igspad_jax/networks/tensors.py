@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -39,6 +39,10 @@ class Tensors:
         inner._prefix = f"{self._prefix}{prefix}."
         inner._taken, inner._missing = self._taken, self._missing
         return inner
+
+    def renamed(self, rename: Callable[[str], str]) -> Tensors:
+        """The same tensors by other names, none of them taken yet."""
+        return Tensors({rename(name): t for name, t in self._tensors.items()}, self.source)
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a tensor of this name."""

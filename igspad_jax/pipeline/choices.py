@@ -17,13 +17,13 @@ def chosen(settings: Settings) -> Settings:
     Both depend on which weights are at hand; results are kept with the names, so that none is
     mixed with those of another choice. A second-best choice is said aloud.
     """
-    match, detect = settings.match, settings.detect
+    match, detect, sources = settings.match, settings.detect, settings.weights.by_name
     if match.matcher == "auto":
-        name, missing = best_matcher()
+        name, missing = best_matcher(sources)
         _say("matcher", name, missing)
         match = dataclasses.replace(match, matcher=name)
     if detect.features == "auto":
-        name, missing = best_features()
+        name, missing = best_features(sources)
         _say("features", name, missing)
         detect = dataclasses.replace(detect, features=name)
     return dataclasses.replace(settings, match=match, detect=detect)

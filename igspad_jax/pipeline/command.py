@@ -54,6 +54,11 @@ _FILES = {
 }
 _SHORT = {
     "matcher": ("match.matcher", "Point matcher: auto, opencv, aliked, superpoint or xfeat."),
+    "weights": (
+        "weights.sources",
+        "NAME=SOURCE,...: files, folders or cached repositories with weights to use instead of the "
+        "fetched ones.",
+    ),
     "features": ("detect.features", f"auto, or extractors joined by *: {', '.join(EXTRACTORS)}."),
 }
 _CONFIG_HELP = (

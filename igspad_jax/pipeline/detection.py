@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,13 +19,7 @@ from tqdm import tqdm
 
 from igspad_jax.cameras import Camera
 from igspad_jax.data import Category, LoadedTest, TestImage, intrinsics, load_test, load_train
-from igspad_jax.detect import (
-    Comparison,
-    ExpectedAnomaly,
-    Features,
-    image_score,
-    make_comparison,
-)
+from igspad_jax.detect import Comparison, ExpectedAnomaly, Maps, image_score, make_comparison
 from igspad_jax.devices import on_first
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns
@@ -34,6 +29,8 @@ from igspad_jax.render import Capacity, render_views
 from igspad_jax.scene import Gaussians, exposed
 
 ESTIMATED, TRUE_POSE, CLEAN_IMAGE = "estimated", "true pose", "clean image"
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,27 +46,30 @@ class _Detector:
     def load(self, test: TestImage) -> LoadedTest:
         return load_test(test, **self.config.reading)
 
-    def compare_at(
-        self, features: Features, shape: tuple[int, int], viewmat: np.ndarray,
-        exposure: Sequence[float] = (1.0, 0.0),
+    def batches(self, items: Sequence[T]) -> Iterator[tuple[Sequence[T], Sequence[T]]]:
+        """Items that are compared together: the real ones, and with the last one repeated."""
+        size = min(self.comparison.batch, len(items))
+        for first in range(0, len(items), size):
+            real = items[first : first + size]
+            yield real, [*real, *[real[-1]] * (size - len(real))]
+
+    def renders(
+        self, images: np.ndarray, viewmats: Sequence[np.ndarray],
+        exposures: Sequence[Sequence[float]],
     ) -> np.ndarray:  # fmt: skip
-        """The anomaly map of an image against the scene's render at a pose and exposure.
+        """[B, H, W, 3] renders for [B, H, W, 3] images, at poses [4, 4] and gains and biases."""
+        height, width = images.shape[1:3]
+        seen = [
+            render_views(
+                exposed(self.gaussians, *exposure), np.asarray(viewmat)[None], self.K,
+                np.asarray(self.config.background),
+                width=width, height=height, capacity=self.capacity,
+            )
+            for viewmat, exposure in zip(viewmats, exposures, strict=True)
+        ]  # fmt: skip
+        return np.concatenate(seen)
 
-        Args:
-            features: the image's.
-            shape: its height and width.
-            viewmat: [4, 4].
-            exposure: gain and bias of the object's colours.
-        """
-        height, width = shape
-        (reference,) = render_views(
-            exposed(self.gaussians, *exposure), viewmat[None], self.K,
-            np.asarray(self.config.background),
-            width=width, height=height, capacity=self.capacity,
-        )  # fmt: skip
-        return self.comparison.anomaly_map(features, reference)
-
-    def camera(self, shape: tuple[int, int], viewmat: np.ndarray) -> Camera:
+    def camera(self, shape: tuple[int, ...], viewmat: np.ndarray) -> Camera:
         """The camera of a pose, for images of a height and width."""
         height, width = shape
         return Camera(
@@ -81,12 +81,15 @@ class _Detector:
         loaded = load_train(category, **self.config.reading)
 
         def compared() -> Iterator[tuple[Camera, np.ndarray]]:
-            views = zip(loaded.images, loaded.viewmats, strict=True)
-            for image, viewmat in tqdm(
-                views, desc=f"expect {category.name}", total=len(loaded.images), unit="image"
-            ):
-                shape, features = image.shape[:2], self.comparison.features(image)
-                yield self.camera(shape, viewmat), self.compare_at(features, shape, viewmat)
+            count, plain = len(loaded.images), (1.0, 0.0)
+            with tqdm(desc=f"expect {category.name}", total=count, unit="image") as bar:
+                for real, filled in self.batches(range(count)):
+                    images, viewmats = loaded.images[filled], loaded.viewmats[filled]
+                    references = self.renders(images, list(viewmats), [plain] * len(filled))
+                    heat_maps = self.comparison.anomaly_maps(images, references)
+                    for i, heat_map in zip(real, heat_maps, strict=False):
+                        yield self.camera(heat_map.shape, loaded.viewmats[i]), heat_map
+                    bar.update(len(real))
 
         return ExpectedAnomaly.learn(self.gaussians, compared(), self.capacity)
 
@@ -103,9 +106,21 @@ def variants_of(tests: tuple[TestImage, ...], breakdown: bool) -> list[str]:
 
 @on_first
 def detect_category(
-    category: Category, settings: Settings, folder: RunFolder, *, overwrite: bool = False
+    category: Category,
+    settings: Settings,
+    folder: RunFolder,
+    *,
+    overwrite: bool = False,
+    maps: Maps | None = None,
 ) -> None:
     """Scores a category's test images into its run folder.
+
+    Args:
+        category: the category.
+        settings: of the run.
+        folder: the category's run folder.
+        overwrite: whether results of other settings are replaced.
+        maps: where single extractors' maps are kept, for a caller that tries many combinations.
 
     Raises:
         InputError: for unusable data, missing poses, or results made with other settings.
@@ -128,7 +143,12 @@ def detect_category(
     folder.start("detect")
     detector = _Detector(
         gaussians=load_scene(folder).gaussians,
-        comparison=make_comparison(settings.detect.features),
+        comparison=make_comparison(
+            settings.detect.features,
+            settings.weights.by_name,
+            dtype=settings.detect.dtype,
+            maps=maps,
+        ),
         K=intrinsics(category, settings.data.width),
         config=settings.data,
         capacity=Capacity(),
@@ -139,29 +159,39 @@ def detect_category(
     learnt = time.perf_counter()
     found = {entry["name"]: entry for entry in poses["images"]}
 
-    def scored(variant: str, test: TestImage, loaded: LoadedTest, features: Features) -> np.ndarray:
-        image = loaded.image
+    def scored(variant: str, tests: Sequence[TestImage], loaded: Sequence[LoadedTest]):
+        """[B, H, W] anomaly maps."""
+        images = np.stack([one.image for one in loaded])
         if variant == CLEAN_IMAGE:
             # A good image is its own clean twin; no scene, so nothing wrong to expect of it.
-            clean = image if loaded.clean is None else loaded.clean
-            return detector.comparison.anomaly_map(features, clean)
-        pose, shape = found[test.name], image.shape[:2]
-        viewmat = np.asarray(pose["viewmat"] if variant == ESTIMATED else test.viewmat)
-        heat_map = detector.compare_at(features, shape, viewmat, pose["exposure"])
+            clean = [one.image if one.clean is None else one.clean for one in loaded]
+            return detector.comparison.anomaly_maps(images, np.stack(clean))
+        poses = [found[test.name] for test in tests]
+        viewmats = [
+            np.asarray(pose["viewmat"] if variant == ESTIMATED else test.viewmat)
+            for pose, test in zip(poses, tests, strict=True)
+        ]
+        references = detector.renders(images, viewmats, [pose["exposure"] for pose in poses])
+        heat_maps = detector.comparison.anomaly_maps(images, references)
         if expected is None:
-            return heat_map
-        return expected.discount(detector.camera(shape, viewmat), heat_map, scale)
+            return heat_maps
+        cameras = [detector.camera(images.shape[1:3], viewmat) for viewmat in viewmats]
+        pairs = zip(cameras, heat_maps, strict=True)
+        return np.stack([expected.discount(*pair, scale) for pair in pairs])
 
     entries = []
-    for test in tqdm(tests, desc=f"detect {category.name}", unit="image"):
-        loaded = detector.load(test)
-        scores, features = {}, detector.comparison.features(loaded.image)
-        for variant in variants:
-            heat_map = scored(variant, test, loaded, features)
-            pool = max(1, round(settings.detect.pool * heat_map.shape[1]))
-            scores[variant] = float(image_score(jnp.asarray(heat_map[None]), pool=pool)[0])
-            folder.save_map(variant, test.name, heat_map)
-        entries.append({"name": test.name, "kind": test.kind, "scores": scores})
+    with tqdm(desc=f"detect {category.name}", total=len(tests), unit="image") as bar:
+        for real, filled in detector.batches(tests):
+            loaded = [detector.load(test) for test in filled]
+            maps_of = {variant: scored(variant, filled, loaded) for variant in variants}
+            for i, test in enumerate(real):
+                scores = {}
+                for variant, heat_maps in maps_of.items():
+                    pool = max(1, round(settings.detect.pool * heat_maps.shape[2]))
+                    scores[variant] = float(image_score(heat_maps[i : i + 1], pool=pool)[0])
+                    folder.save_map(variant, test.name, heat_maps[i])
+                entries.append({"name": test.name, "kind": test.kind, "scores": scores})
+            bar.update(len(real))
     seconds = {
         "expect": learnt - clock,
         "detect": (time.perf_counter() - learnt) / len(variants),

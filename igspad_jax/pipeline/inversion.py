@@ -79,7 +79,7 @@ class _Start:
 def _start(
     loaded: LoadedViews, settings: Settings, model: ObjectModel, folder: RunFolder
 ) -> _Start:
-    matcher = make_matcher(settings.match.matcher)
+    matcher = make_matcher(settings.match.matcher, settings.weights.by_name)
 
     @functools.lru_cache(_DEPTHS_KEPT)
     def depth_of(view: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from igspad_jax.data import Category, TestImage
+from igspad_jax.detect import EXTRACTORS
 from igspad_jax.errors import InputError
+from igspad_jax.match import MATCHERS
 from igspad_jax.pipeline.folder import STAGES, RunFolder
 from igspad_jax.pipeline.settings import Settings, as_json
 
@@ -49,13 +52,25 @@ def concerns(stage: str, category: Category, settings: Settings) -> dict[str, An
         tests = Counter(test.kind for test in chosen_tests(category, settings))
         return {
             "match": as_json(settings.match),
+            "weights": _sources(settings, MATCHERS.get(settings.match.matcher, ())),
             "invert": as_json(settings.invert),
             "limit": limit,
             "tests": dict(tests),
         }
     if stage == "detect":
-        return {"detect": as_json(settings.detect), "breakdown": settings.evaluate.breakdown}
+        features = settings.detect.features.split("*")
+        names = [weights for name in features for weights in EXTRACTORS.get(name, ())]
+        return {
+            "detect": as_json(settings.detect),
+            "weights": _sources(settings, names),
+            "breakdown": settings.evaluate.breakdown,
+        }
     return {"evaluate": as_json(settings.evaluate)}
+
+
+def _sources(settings: Settings, names: Sequence[str]) -> dict[str, str]:
+    """The sources that the user gave for weights a stage takes."""
+    return {name: source for name, source in settings.weights.by_name.items() if name in names}
 
 
 def check_before(stage: str, category: Category, settings: Settings, folder: RunFolder) -> None:

@@ -14,6 +14,7 @@ import ml_collections
 from igspad_jax.detect import check_features
 from igspad_jax.errors import InputError
 from igspad_jax.invert import InvertConfig
+from igspad_jax.networks.weights import parse_sources
 from igspad_jax.train.trainer import TrainConfig
 
 
@@ -76,11 +77,13 @@ class DetectConfig:
         expectation: how little the anomaly that the scene shows on normal images, learnt from the
             training views, discounts the same place in a test image, in typical values; smaller
             discounts more, and 0 turns it off (the paper's score).
+        dtype: of the factors in the matrix products of SAM, ResNets and CaiT.
     """
 
     features: str = "auto"
     pool: float = 0.025
     expectation: float = 3.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         """Checks the names of the features.
@@ -90,6 +93,32 @@ class DetectConfig:
         """
         if self.features != "auto":
             check_features(self.features)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsConfig:
+    """Where pretrained weights come from.
+
+    Attributes:
+        sources: NAME=SOURCE, several separated by commas: a file, a folder or a repository in the
+            cache of the Hugging Face hub to read instead of what `fetch_weights.py` fetches. Names
+            are those of `fetch_weights.py --list`.
+    """
+
+    sources: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks the form.
+
+        Raises:
+            InputError: if it is wrong, or a name unknown.
+        """
+        parse_sources(self.sources)
+
+    @property
+    def by_name(self) -> dict[str, str]:
+        """The sources by the names of the weights."""
+        return parse_sources(self.sources)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +137,10 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All settings of a run, a section per stage."""
+    """All settings of a run: a section per stage, and one for the data and one for weights."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    weights: WeightsConfig = dataclasses.field(default_factory=WeightsConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     match: MatchConfig = dataclasses.field(default_factory=MatchConfig)
     invert: InvertConfig = dataclasses.field(default_factory=InvertConfig)
