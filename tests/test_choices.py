@@ -25,6 +25,7 @@ from igspad_jax.match import (
     training_features,
 )
 from igspad_jax.match.matching import Matches, no_matches
+from igspad_jax.match.turning import turned_back
 from igspad_jax.pipeline.choices import chosen
 from igspad_jax.pipeline.provenance import concerns
 from igspad_jax.pipeline.settings import DetectConfig, MatchConfig, Settings, WeightsConfig
@@ -186,7 +187,7 @@ class TestShortlist:
 
     def test_only_its_views_are_matched_each_at_its_turn(self):
         matcher = Counting(invariant=False)
-        matched = match_views(self.QUERY, matcher, [4, 5, 6, 7], {0: 1, 2: 1, 3: 0})
+        matched = match_views(self.QUERY, matcher, [4, 5, 6, 7], {0: 90.0, 2: 90.0, 3: 0.0})
         assert [references for _, references in matcher.asked] == [[7], [4, 6]]
         assert [len(matches) for matches, _ in matched] == [4, 0, 6, 7]
         assert [degrees for _, degrees in matched] == [90.0, 0.0, 90.0, 0.0]
@@ -195,14 +196,11 @@ class TestShortlist:
 
     def test_a_matcher_that_no_turn_disturbs_is_asked_once(self):
         matcher = Counting(invariant=True)
-        matched = match_views(self.QUERY, matcher, [4, 5, 6], {1: 3, 2: 0})
+        matched = match_views(self.QUERY, matcher, [4, 5, 6], {1: 270.0, 2: 0.0})
         assert len(matcher.asked) == 1
-        assert [len(matches) for matches, _ in matched] == [0, 5, 6]
-
-    def test_none_tries_everything(self):
-        matcher = Counting(invariant=False)
-        match_views(self.QUERY, matcher, [4, 5], None)
-        assert [references for _, references in matcher.asked] == 4 * [[4, 5]]
+        assert [(len(matches), turn) for matches, turn in matched] == [
+            (0, 0.0), (5, 270.0), (6, 0.0),
+        ]  # fmt: skip
 
     def test_finds_the_view_and_its_turn(self, ball_views):
         views = prepare_views(
@@ -211,7 +209,27 @@ class TestShortlist:
         for turn in range(4):
             query = np.rot90(ball_views.images[3], -turn)
             found = shortlisted(np.ascontiguousarray(query), views, 2)
-            assert len(found) == 2 and next(iter(found.items())) == (3, turn)
+            assert len(found) == 2 and next(iter(found.items())) == (3, 90.0 * turn)
+
+    @pytest.mark.parametrize("degrees", [0.0, 15.0, 75.0, 180.0, 255.0, 345.0])
+    def test_an_image_turned_back_and_its_way_back(self, degrees):
+        """A dot turned with the picture is found, and its place comes back, on an oblong image."""
+        image = np.full((40, 60, 3), 0.8, np.float32)
+        image[16:19, 38:41] = 0.1
+        upright, back = turned_back(image, degrees)
+        odd = round(degrees / 90.0) % 2
+        assert upright.shape == ((60, 40, 3) if odd else (40, 60, 3))
+        weight = 0.8 - upright[..., 0].astype(np.float64)
+        weight[weight < 0.1] = 0.0
+        y, x = np.mgrid[: upright.shape[0], : upright.shape[1]] + 0.5
+        dot = np.array([np.sum(weight * x), np.sum(weight * y)]) / weight.sum()
+        np.testing.assert_allclose(back[:, :2] @ dot + back[:, 2], [39.5, 17.5], atol=0.1)
+        # Where it was turned from: the angle is from x towards y.
+        angle = np.radians(degrees)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        np.testing.assert_allclose(back[:, :2], turn, atol=1e-12)
+        # What comes in at the corners has the border's colour.
+        assert np.abs(upright[0] - 0.8).max() < 1e-5
 
 
 def result(degrees, *, doubts=(), **figures):

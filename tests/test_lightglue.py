@@ -364,8 +364,9 @@ def test_images_may_differ_in_size_and_number_of_keypoints(matcher, dots):
         np.testing.assert_array_equal(matches.query_points, np.stack([y, 56 - x], axis=1))
 
 
-def test_a_query_is_tried_at_quarter_turns(matcher, dots):
-    ((matches, _),) = match_views(dotted(*dots), matcher, matcher.prepare(dotted(*dots)[None]))
+def test_a_query_is_tried_at_its_turn(matcher, dots):
+    references = matcher.prepare(dotted(*dots)[None])
+    ((matches, _),) = match_views(dotted(*dots), matcher, references, {0: 0.0})
     np.testing.assert_array_equal(matches.query_points, matches.reference_points)
     assert not matcher.rotation_invariant and len(matches) == 20
 

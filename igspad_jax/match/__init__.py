@@ -9,16 +9,15 @@ from igspad_jax.match.choice import (
 )
 from igspad_jax.match.initial import (
     PoseHypothesis,
-    Shortlist,
     initial_poses,
     match_views,
     most_matched,
-    shortlisted,
 )
 from igspad_jax.match.lifting import DepthOf, pnp_poses
 from igspad_jax.match.matching import Matcher, Matches, matched_points
 from igspad_jax.match.opencv import OpenCVMatcher
 from igspad_jax.match.retrieval import TrainingViews, prepare_views
+from igspad_jax.match.turning import Turns, all_views, shortlisted
 
 __all__ = [
     "MATCHERS",
@@ -27,8 +26,9 @@ __all__ = [
     "Matches",
     "OpenCVMatcher",
     "PoseHypothesis",
-    "Shortlist",
     "TrainingViews",
+    "Turns",
+    "all_views",
     "best_matcher",
     "initial_poses",
     "make_matcher",

@@ -1,8 +1,7 @@
 """First guesses of a query's camera.
 
 The paper's rule is `most_matched`: the pose of the training image with the most verified matches.
-`initial_poses` is the default: photometric retrieval, with a matcher's views beside it where one is
-given, all judged by one robust photometric criterion.
+`initial_poses` is photometric retrieval, its views judged by one robust criterion.
 """
 
 from __future__ import annotations
@@ -19,17 +18,14 @@ from igspad_jax.errors import InputError
 from igspad_jax.match.matching import Matcher, Matches, check_images, no_matches
 from igspad_jax.match.retrieval import Candidate, TrainingViews, refine, retrieve
 from igspad_jax.match.similarity import (
-    fit_similarity,
     make_similarity,
     scale_and_angle,
     viewmat_from_similarity,
 )
+from igspad_jax.match.turning import Turns, all_views, turned_back
 
 _SAME_MODE = 25.0  # degrees within which poses are guesses at the same view
 _SHARPNESS = 0.2  # relative excess of disagreement at which a view's weight falls to 1/e
-Shortlist = dict[int, int]
-
-_FROM_MATCHER = 6  # views of a matcher that are judged beside those of retrieval
 
 
 @dataclass(frozen=True)
@@ -69,57 +65,32 @@ def check_query(query: np.ndarray, views: TrainingViews) -> np.ndarray:
     return query
 
 
-def shortlisted(query: np.ndarray, views: TrainingViews, count: int) -> Shortlist:
-    """The training views that look most like a query, for a matcher that cannot try all.
-
-    Args:
-        query: [H, W, 3] in [0, 1], of the training images' size.
-        views: the prepared training views.
-        count: views at most.
-
-    Returns:
-        Per view the quarter turns of the query that bring it upright.
-    """
-    best = refine(query, views, retrieve(query, views))[:count]
-    degrees = [np.degrees(scale_and_angle(candidate.similarity)[1]) for candidate in best]
-    return {c.view: round(d / 90.0) % 4 for c, d in zip(best, degrees, strict=True)}
-
-
 def match_views(
-    query: np.ndarray,
-    matcher: Matcher,
-    references: Sequence[Any],
-    shortlist: Shortlist | None = None,
+    query: np.ndarray, matcher: Matcher, references: Sequence[Any], turns: Turns
 ) -> list[tuple[Matches, float]]:
-    """Matches a query against training images, turned by quarters where the matcher needs it.
+    """Matches a query against training images, turned to be upright where the matcher needs it.
 
     Args:
         query: [H, W, 3] in [0, 1].
         matcher: the matcher.
         references: `matcher.prepare` of the training images.
-        shortlist: see `shortlisted`; the other views then count as without a match. None tries
-            all training images, at every turn.
+        turns: the training images to try, and how each is turned in the query; the others count
+            as without a match.
 
     Returns:
-        Per training image the matches of the turn that has most, in pixels of the query as given,
-        and the angle in degrees (x towards y) by which the training image is turned in the query.
+        Per training image the matches, in pixels of the query as given, and its turn.
     """
-    everything = list(range(len(references)))
-    if shortlist is None:
-        tried = dict.fromkeys(range(1 if matcher.rotation_invariant else 4), everything)
-    elif matcher.rotation_invariant:
-        tried = {0: list(shortlist)}
-    else:
-        tried = {t: [v for v in shortlist if shortlist[v] == t] for t in set(shortlist.values())}
-    best = [(no_matches(), 0.0)] * len(everything)
-    for turn, chosen in sorted(tried.items()):
-        turned = np.ascontiguousarray(np.rot90(query, turn))
-        found = matcher.match(matcher.prepare(turned[None]), [references[v] for v in chosen])
+    chosen_at: dict[float, list[int]] = {}
+    for view, degrees in turns.items():
+        chosen_at.setdefault(0.0 if matcher.rotation_invariant else degrees, []).append(view)
+    matched = [(no_matches(), 0.0)] * len(references)
+    for degrees, chosen in sorted(chosen_at.items()):
+        upright, back = turned_back(query, degrees)
+        found = matcher.match(matcher.prepare(upright[None]), [references[v] for v in chosen])
         for view, matches in zip(chosen, found, strict=True):
-            if len(matches) > len(best[view][0]):
-                height, width = query.shape[:2]
-                best[view] = (_unturn(matches, turn, width, height), 90.0 * turn)
-    return best
+            points = matches.query_points @ back[:, :2].T + back[:, 2]
+            matched[view] = (replace(matches, query_points=points), turns[view])
+    return matched
 
 
 def views_with_most(matched: list[tuple[Matches, float]], count: int) -> list[int]:
@@ -134,9 +105,12 @@ def most_matched(
     matcher: Matcher,
     references: Sequence[Any],
     count: int = 1,
-    shortlist: Shortlist | None = None,
+    turns: Turns | None = None,
 ) -> list[PoseHypothesis]:
     """The paper's rule: the poses of the training images with most verified matches.
+
+    The paper says nothing of in-plane turns; here a pose is turned about its optical axis as its
+    image was for matching.
 
     Args:
         query: [H, W, 3] in [0, 1].
@@ -144,14 +118,16 @@ def most_matched(
         matcher: the matcher.
         references: `matcher.prepare` of the training images, in the order of `views`.
         count: number of hypotheses at most.
-        shortlist: as for `match_views`.
+        turns: as for `match_views`; None tries all training images.
 
     Returns:
         Hypotheses, most matches first. Views without a match are left out, so the list may be
         empty.
     """
     check_query(query, views)
-    matched = match_views(query, matcher, references, shortlist)
+    matched = match_views(
+        query, matcher, references, all_views(query, views) if turns is None else turns
+    )
     hypotheses = []
     middle = views.K[:2, 2]
     for view in views_with_most(matched, count):
@@ -162,14 +138,8 @@ def most_matched(
     return hypotheses
 
 
-def initial_poses(
-    query: np.ndarray,
-    views: TrainingViews,
-    matcher: Matcher | None = None,
-    references: Sequence[Any] = (),
-    count: int = 3,
-) -> list[PoseHypothesis]:
-    """Photometric first guesses, with a matcher's views among the candidates if one is given.
+def initial_poses(query: np.ndarray, views: TrainingViews, count: int = 3) -> list[PoseHypothesis]:
+    """Photometric first guesses.
 
     Every candidate view is aligned with the query in the plane and judged by the same truncated
     difference. Guesses within 25 degrees of the best are averaged, weighted by how well they
@@ -179,8 +149,6 @@ def initial_poses(
     Args:
         query: [H, W, 3] in [0, 1], of the training images' size.
         views: the prepared training views.
-        matcher: a matcher, or None for retrieval alone.
-        references: `matcher.prepare` of the training images, in the order of `views`.
         count: number of hypotheses at most.
 
     Returns:
@@ -190,34 +158,13 @@ def initial_poses(
         InputError: a query of another shape than the training images.
     """
     query = check_query(query, views)
-    candidates = retrieve(query, views)
-    if matcher is not None:
-        candidates += _matched_candidates(match_views(query, matcher, references), views)
-    singles = [_single(c, views) for c in refine(query, views, candidates)]
+    singles = [_single(c, views) for c in refine(query, views, retrieve(query, views))]
     members, left = _split_mode(singles, views.centre)
     first, others = _blend(members, views.centre), members
     while left:
         members, left = _split_mode(left, views.centre)
         others.append(_blend(members, views.centre))
     return [first, *sorted(others, key=lambda h: -h.score)][:count]
-
-
-def _unturn(matches: Matches, turn: int, width: int, height: int) -> Matches:
-    """Takes matches in `np.rot90(image, turn)` back to pixels of the [height, width] image."""
-    x, y = matches.query_points.T
-    back = [(x, y), (width - y, x), (width - x, height - y), (y, height - x)][turn]
-    return replace(matches, query_points=np.stack(back, axis=1))
-
-
-def _matched_candidates(
-    matched: list[tuple[Matches, float]], views: TrainingViews
-) -> list[Candidate]:
-    candidates = []
-    for view in views_with_most(matched, _FROM_MATCHER):
-        similarity = fit_similarity(matched[view][0], 0.02 * max(views.shape))
-        if similarity is not None:
-            candidates.append(Candidate(view, similarity, 0.0))
-    return candidates
 
 
 def _single(candidate: Candidate, views: TrainingViews) -> PoseHypothesis:

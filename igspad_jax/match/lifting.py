@@ -15,13 +15,13 @@ from igspad_jax.cameras import pose_errors
 from igspad_jax.errors import InputError
 from igspad_jax.match.initial import (
     PoseHypothesis,
-    Shortlist,
     check_query,
     match_views,
     views_with_most,
 )
 from igspad_jax.match.matching import Matcher, Matches
 from igspad_jax.match.retrieval import TrainingViews
+from igspad_jax.match.turning import Turns, all_views
 
 _VIEWS = 8  # best-matched views whose points are lifted
 _LEAST = 6  # inliers of a pose; three points fit some pose exactly
@@ -93,7 +93,7 @@ def pnp_poses(
     references: Sequence[Any],
     depth_of: DepthOf,
     count: int = 3,
-    shortlist: Shortlist | None = None,
+    turns: Turns | None = None,
 ) -> list[PoseHypothesis]:
     """Poses under which matched points of the scene's surface appear where the query shows them.
 
@@ -110,7 +110,7 @@ def pnp_poses(
             training view, by its index. Called for few views a query and for the same ones
             again by other queries, so worth remembering.
         count: number of hypotheses at most.
-        shortlist: as for `match_views`.
+        turns: as for `match_views`; None tries all training images.
 
     Returns:
         Hypotheses of source "pnp", best first; the score is the number of the query's points that
@@ -120,7 +120,9 @@ def pnp_poses(
         InputError: a query or a depth of another shape than the training images.
     """
     query = check_query(query, views)
-    matched = match_views(query, matcher, references, shortlist)
+    matched = match_views(
+        query, matcher, references, all_views(query, views) if turns is None else turns
+    )
     lifted = [
         _lifted(matched[view][0], view, views, *depth_of(view))
         for view in views_with_most(matched, _VIEWS)

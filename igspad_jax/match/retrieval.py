@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from igspad_jax.match.photometric import (
 )
 from igspad_jax.match.similarity import compose, invert
 
-_ROTATIONS = 24
+_ANGLES = np.radians(np.arange(0.0, 360.0, 15.0))
 _STEPS = 8
 
 
@@ -118,20 +119,41 @@ def retrieve(query: np.ndarray, views: TrainingViews, count: int = 12) -> list[C
     Returns:
         At most 2 * count candidates, not yet aligned and without a common agreement: see `refine`.
     """
-    angles = 2.0 * np.pi * np.arange(_ROTATIONS) / _ROTATIONS
-    found = find_frames(query)
     candidates = []
-    for frame, (references, frames) in zip(
-        (found.centroid, found.fixed), views.coarse, strict=True
-    ):
-        turned = thumbnails(query, frame, angles)
-        distances = np.stack([distance(t, references) for t in turned])
+    for frame, frames, distances in _compared(query, views):
         for view in np.argsort(distances.min(axis=0))[:count]:
             turn = distances[:, view].argmin()
             # The same thumbnail pixel seen in both images.
-            similarity = compose(frame.to_image(angles[turn]), invert(frames[view].to_image()))
+            similarity = compose(frame.to_image(_ANGLES[turn]), invert(frames[view].to_image()))
             candidates.append(Candidate(int(view), similarity, 1.0 - distances[turn, view] / CAP))
     return candidates
+
+
+def view_angles(query: np.ndarray, views: TrainingViews) -> np.ndarray:
+    """At which turn every training view looks most like the query.
+
+    Args:
+        query: [H, W, 3] in [0, 1], of the training images' size.
+        views: the prepared training views.
+
+    Returns:
+        [n] angles in radians (from x towards y), multiples of 15 degrees, by which the views are
+        turned in the query; of a view that shows another side they mean little.
+    """
+    least = np.minimum(*(distances for _, _, distances in _compared(query, views)))
+    return _ANGLES[least.argmin(axis=0)]
+
+
+def _compared(
+    query: np.ndarray, views: TrainingViews
+) -> Iterator[tuple[Frame, list[Frame], np.ndarray]]:
+    """Per way of centring the query's frame, the views' frames, and the [turns, n] distances."""
+    found = find_frames(query)
+    for frame, (references, frames) in zip(
+        (found.centroid, found.fixed), views.coarse, strict=True
+    ):
+        turned = thumbnails(query, frame, _ANGLES)
+        yield frame, frames, np.stack([distance(t, references) for t in turned])
 
 
 def refine(query: np.ndarray, views: TrainingViews, candidates: list[Candidate]) -> list[Candidate]:

@@ -8,10 +8,7 @@ those that see the object from the training camera's direction.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
-
-from igspad_jax.match.matching import Matches
 
 
 def viewmat_from_similarity(
@@ -71,30 +68,6 @@ def invert(similarity: np.ndarray) -> np.ndarray:
     """[2, 3] inverse of a [2, 3] map."""
     linear = np.linalg.inv(similarity[:, :2])
     return np.column_stack([linear, -linear @ similarity[:, 2]])
-
-
-def fit_similarity(matches: Matches, tolerance: float) -> np.ndarray | None:
-    """Fits a similarity to matches by RANSAC, from the reference to the query.
-
-    Args:
-        matches: matched points.
-        tolerance: allowed distance in pixels.
-
-    Returns:
-        [2, 3], or None where fewer than three matches agree.
-    """
-    if len(matches) < 3:
-        return None
-    fitted, inliers = cv2.estimateAffinePartial2D(
-        matches.reference_points,
-        matches.query_points,
-        method=cv2.RANSAC,
-        ransacReprojThreshold=tolerance,
-        maxIters=500,
-    )
-    if fitted is None or inliers.sum() < 3 or not np.linalg.det(fitted[:, :2]) > 1e-6:
-        return None
-    return fitted
 
 
 def _smallest_rotation(source: np.ndarray, target: np.ndarray) -> np.ndarray:

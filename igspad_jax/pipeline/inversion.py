@@ -53,11 +53,11 @@ class _Start:
 
     def hypotheses(self, image: np.ndarray) -> list[PoseHypothesis]:
         """First poses, the likeliest first, at most `config.hypotheses`."""
-        count, found, shortlist = self.config.hypotheses, [], None
+        count, found, turns = self.config.hypotheses, [], None
         if self.config.shortlist and self.references:
-            shortlist = shortlisted(image, self.views, self.config.shortlist)
+            turns = shortlisted(image, self.views, self.config.shortlist)
         if self.config.initial == "matches":
-            found = most_matched(image, self.views, self.matcher, self.references, count, shortlist)
+            found = most_matched(image, self.views, self.matcher, self.references, count, turns)
             if found:
                 return found
             logging.warning("an image matches no training view; it starts from retrieval")
@@ -70,7 +70,7 @@ class _Start:
                 self.references,
                 self.depth_of,
                 max(1, count // 2),
-                shortlist,
+                turns,
             )
         left = count - len(found)
         return found + (initial_poses(image, self.views, count=left) if left else [])
