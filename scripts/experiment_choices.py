@@ -40,8 +40,11 @@ from igspad_jax.pipeline.settings import Settings
 _OUT = flags.DEFINE_string("out", None, "Folder for the results; needed.")
 _PARTS = flags.DEFINE_list("parts", ["matchers", "features"], "What to measure.")
 _MATCHERS = flags.DEFINE_list("matchers", [], "Matchers to try; all whose weights are at hand.")
-_INITIAL = flags.DEFINE_list(
-    "initial", ["matches", "pnp"], "Rules for the first pose: matches (the paper's), pnp."
+_RULES = flags.DEFINE_list(
+    "rules",
+    ["matches", "pnp", "matches-all"],
+    "Rules for the first pose: matches (the paper's) and pnp, with the views of match.shortlist; "
+    "matches-all and pnp-all, with all training views.",
 )
 _COMBINATIONS = flags.DEFINE_list(
     "combinations",
@@ -85,14 +88,17 @@ def main() -> None:
 
 def _matcher_settings(settings: Settings) -> dict[str, Settings]:
     names = _known(_MATCHERS.value or matchers_at_hand(), MATCHERS, "--matchers")
-    rules = _known(_INITIAL.value, ("matches", "pnp"), "--initial")
-    return {
-        f"{name}-{rule}": dataclasses.replace(
-            settings, match=dataclasses.replace(settings.match, matcher=name, initial=rule)
-        )
-        for name in names
-        for rule in rules
-    }
+    known = ("matches", "pnp", "matches-all", "pnp-all")
+    tried = {}
+    for rule in _known(_RULES.value, known, "--rules"):
+        initial, _, views = rule.partition("-")
+        for name in names:
+            match = dataclasses.replace(settings.match, matcher=name, initial=initial)
+            if views:
+                match = dataclasses.replace(match, shortlist=0)
+            evaluate = dataclasses.replace(settings.evaluate, breakdown=False)
+            tried[f"{name}-{rule}"] = dataclasses.replace(settings, match=match, evaluate=evaluate)
+    return tried
 
 
 def _feature_settings(settings: Settings) -> dict[str, Settings]:
