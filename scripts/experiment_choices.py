@@ -49,8 +49,8 @@ _RULES = flags.DEFINE_list(
 _COMBINATIONS = flags.DEFINE_list(
     "combinations",
     [],
-    "Features to try, such as handmade,xfeat*handmade; each one whose weights are at hand, alone "
-    "and with handmade.",
+    "Features to try, such as handmade,xfeat*handmade, after each of their extractors alone; if "
+    "empty each one whose weights are at hand, alone and with handmade.",
 )
 
 
@@ -108,6 +108,9 @@ def _feature_settings(settings: Settings) -> dict[str, Settings]:
         names = [*alone, *(f"{name}*handmade" for name in alone if name != "handmade")]
     for name in names:
         _known(name.split("*"), EXTRACTORS, "--combinations")
+    # First the single ones, whose seconds count: products take over their maps.
+    alone = dict.fromkeys(single for name in names for single in name.split("*"))
+    names = dict.fromkeys([*alone, *names])
     return {
         name: dataclasses.replace(
             settings,
