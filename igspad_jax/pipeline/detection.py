@@ -37,7 +37,7 @@ ESTIMATED, TRUE_POSE, CLEAN_IMAGE = "estimated", "true pose", "clean image"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Detector:
+class Detector:
     """Compares images of one category with renders of its scene."""
 
     gaussians: Gaussians
@@ -126,7 +126,7 @@ def detect_category(
             " and ".join(sorted(missing)),
         )
     folder.start("detect")
-    detector = _Detector(
+    detector = Detector(
         gaussians=load_scene(folder).gaussians,
         comparison=make_comparison(settings.detect.features),
         K=intrinsics(category, settings.data.width),
