@@ -53,11 +53,23 @@ class Setup:
 XLA = Setup("xla", TILE, 60, 44, 150)
 # Two tiles, and two chunks of splats where many meet.
 INTERPRETED = Setup("interpreted", SIDE, 20, 13, CHUNK + 4)
+MOSAIC = Setup("mosaic", SIDE, 60, 44, 150)
 
 
-@pytest.fixture(scope="module", params=[XLA, INTERPRETED], ids=lambda setup: setup.implementation)
+@pytest.fixture(
+    scope="module",
+    params=[XLA, INTERPRETED, pytest.param(MOSAIC, marks=pytest.mark.gpu)],
+    ids=lambda setup: setup.implementation,
+)
 def setup(request):
-    return request.param
+    if request.param is not MOSAIC:
+        yield request.param
+        return
+    if backend.chosen(None) != "mosaic":
+        pytest.skip("needs an NVIDIA GPU of compute capability 9.0 or newer")
+    # A GPU would round the factors of the definition's products to 10 bits.
+    with jax.default_matmul_precision("highest"):
+        yield request.param
 
 
 # ---------------------------------------------------------------- scenes

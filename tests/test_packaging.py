@@ -26,6 +26,7 @@ STAGES = (
     "experiment",
     "report",
     "pipeline",
+    "benchmark",
 )
 FOUNDATION = {"errors", "files", "cameras", "devices", "launch", "machine"}
 

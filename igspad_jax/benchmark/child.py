@@ -74,7 +74,9 @@ def _measured(job: Mapping[str, Any], part: str, scene: Scene) -> dict[str, Any]
         prepared = adapter.prepare(part, scene)
         _keep_reference(adapter, part, scene, prepared.checked(prepared.run()), folder)
         return {}
-    record, checked = measure(lambda: adapter.prepare(part, scene), adapter.peak_bytes, job["repeats"])
+    record, checked = measure(
+        lambda: adapter.prepare(part, scene), adapter.peak_bytes, job["repeats"]
+    )
     if program.name == REFERENCE:
         if part in COMPARED:
             _keep_reference(adapter, part, scene, checked, folder)

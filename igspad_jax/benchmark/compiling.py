@@ -25,7 +25,9 @@ class Compiled(NamedTuple):
     seconds: float
     bytes: int | None
 
-    def prepared(self, checked: Callable[[Any], Mapping[str, np.ndarray]], per: int = 1) -> Prepared:
+    def prepared(
+        self, checked: Callable[[Any], Mapping[str, np.ndarray]], per: int = 1
+    ) -> Prepared:
         """The same as a part of a program."""
         return Prepared(
             self.run, checked, per=per, compile_s=self.seconds, compiled_bytes=self.bytes

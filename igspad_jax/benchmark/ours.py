@@ -1,4 +1,4 @@
-"""This project's own parts; the environment variable IGSPAD_JAX_COMPOSITOR says on which compositor."""
+"""This project's own parts, on the compositor that IGSPAD_JAX_COMPOSITOR names."""
 
 from __future__ import annotations
 
@@ -236,9 +236,7 @@ def _train(scene: Scene) -> Prepared:
     order = jnp.tile(jnp.arange(count), (_STEPS, 1))
 
     def make(slots: int) -> Compiled:
-        return compiled(
-            segment, state, views, order, config=config, radius=RADIUS, capacity=slots
-        )
+        return compiled(segment, state, views, order, config=config, radius=RADIUS, capacity=slots)
 
     program = _fitted(scene, make, lambda found: found[2])
     return program.prepared(lambda found: {"loss": np.asarray(found[1])[None]}, per=_STEPS)

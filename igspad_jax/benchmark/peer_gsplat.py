@@ -1,10 +1,10 @@
 """gsplat (PyTorch and CUDA): `gsplat.rasterization`, https://docs.gsplat.studio.
 
-Written against gsplat 1.5.3 by reading it, and not yet run: no GPU was at hand. Its conventions are
-ours: quaternions wxyz of any length, viewmats world to camera in OpenCV axes, pixel centres at +0.5,
-0.3 pixels^2 added to the splats, alpha cut at 1/255, colours of spherical harmonics plus a half,
-held above zero. Scales and opacities are given activated; the activations are timed with the rest,
-as in ours.
+Written against gsplat 1.5.3 by reading it, and not yet run: no GPU was at hand. Its conventions
+are ours: quaternions wxyz of any length, viewmats world to camera in OpenCV axes, pixel centres at
++0.5, 0.3 pixels^2 added to the splats, alpha cut at 1/255, colours of spherical harmonics plus a
+half, held above zero. Scales and opacities are given activated; the activations are timed with the
+rest, as in ours.
 """
 
 from __future__ import annotations

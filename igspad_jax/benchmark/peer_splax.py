@@ -26,7 +26,12 @@ _NAMES = ("means", "log_scales", "quats", "sh", "opacity_logits")  # in the orde
 def options(scene: Scene) -> dict[str, Any]:
     """The arguments of `render` that are no arrays."""
     (fx, _, cx), (_, fy, cy), _ = scene.K.tolist()
-    return {"img_shape": (scene.size, scene.size), "f": (fx, fy), "c": (cx, cy), "clip_thresh": NEAR}
+    return {
+        "img_shape": (scene.size, scene.size),
+        "f": (fx, fy),
+        "c": (cx, cy),
+        "clip_thresh": NEAR,
+    }
 
 
 def prepare(part: str, scene: Scene) -> Prepared:

@@ -30,9 +30,7 @@ def prepare(part: str, scene: Scene) -> Prepared:
     if part == "forward":
         return Prepared(rasterizer.images, lambda seen: {"images": seen[[0, -1]]})
     if part == "backward":
-        return Prepared(
-            rasterizer.gradient, lambda found: dict(zip(_NAMES, found, strict=True))
-        )
+        return Prepared(rasterizer.gradient, lambda found: dict(zip(_NAMES, found, strict=True)))
     return Prepared(rasterizer.viewmat_gradient, lambda found: {"viewmats": found[0]})
 
 

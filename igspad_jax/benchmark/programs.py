@@ -75,7 +75,7 @@ PROGRAMS = {
         _peer(
             "gsplat",
             "nvidia",
-            "pip install torch gsplat ninja (its first run compiles, and needs CUDA's nvcc)",
+            "pip install torch gsplat ninja setuptools packaging; its first run needs CUDA's nvcc",
             _WITHOUT_JAX,
         ),
         _peer(
@@ -99,8 +99,12 @@ def absence(program: Program, device: Mapping[str, Any]) -> str | None:
         device: what `igspad_jax.benchmark.child.probe` found.
     """
     if program.runs_on != "any" and device["platform"] != "gpu":
-        need = "an NVIDIA GPU" + (" of Hopper's kind or newer" if program.runs_on == "hopper" else "")
-        there = f"it needs {need}, and JAX sees none here ({device['device']}); pip install -e .[cuda]"
+        need = "an NVIDIA GPU" + (
+            " of Hopper's kind or newer" if program.runs_on == "hopper" else ""
+        )
+        there = (
+            f"it needs {need}, and JAX sees none here ({device['device']}); pip install -e .[cuda]"
+        )
         return there + (f"; then {program.install}" if program.install else "")
     if program.runs_on == "hopper" and not device["hopper"]:
         return f"it needs an NVIDIA GPU of compute capability 9.0 or newer, not {device['device']}"
@@ -110,5 +114,5 @@ def absence(program: Program, device: Mapping[str, Any]) -> str | None:
 
 
 def is_hopper() -> bool:
-    """Whether this process's first device runs our kernels; left to itself, the compositor knows."""
+    """Whether the compositor, left to itself, takes our kernels on the first device."""
     return chosen(None) == "mosaic"

@@ -4,22 +4,22 @@ A model, not a measurement: the larger of two bounds, each of which ignores the 
 latency, launches and sorting beyond what is named here.
 
 **Issue.** A multiprocessor issues an instruction for one warp of 32 threads on each of its four
-schedulers every cycle. Work is counted as pairs of a splat and a tile of 16 x 16 pixels, after the
-exact test of the splat's ellipse against the tile, times 256 pixels, times instructions for a pixel
-and a splat. The latter are those of our own kernels as compiled (docs/kernels.md gives them for a
-thread, which has two pixels): 70 / 2 forward, (74 + 328) / 2 more for the gradient, 288 / 2 more for
-normal equations. Kernels that need fewer instructions, or that stop early where no light is left,
-can beat this bound; a share above 1 is then no error.
+schedulers every cycle. Work is counted as pairs of a splat and a tile of 16 x 16 pixels, after
+the exact test of the splat's ellipse against the tile, times 256 pixels, times instructions for a
+pixel and a splat. The latter are those of our own kernels as compiled (docs/kernels.md gives them
+for a thread, which has two pixels): 70 / 2 forward, (74 + 328) / 2 more for the gradient, 288 / 2
+more for normal equations. Kernels that need fewer instructions, or that stop early where no light
+is left, can beat this bound; a share above 1 is then no error.
 
-**Memory.** Every number is read or written once for each time that no cache could spare it:
-parameters in; splats (mean 2, conic 3, opacity, four features: 10 numbers) out and in; for each pair
-a key of four bytes out and in, and the splat's numbers in; images out. The gradient: pairs in once
-more, ten numbers for each pair out and in, images in, gradients of the parameters out. Normal
-equations: the splats' tangents (five numbers by six parameters) out, and in for each pair; images
-in. The Jacobian: forward, tangents as before, and 18 numbers for each pixel out. A training step:
-the gradient of its images, two reads and three writes a parameter by Adam, and D-SSIM. D-SSIM
-alone: images in, five maps of means for each channel out and in, as many on the way back, a gradient
-out.
+**Memory.** Numbers of four bytes, each counted as often as it must cross between memory and
+multiprocessors: parameters in; splats (mean 2, conic 3, opacity, four features: 10 numbers) out and
+in; for each pair a key out and in, and the splat's numbers in; images out. The gradient: splats of
+the pairs in once more, ten numbers for each pair out and in, the splats' gradients out and in,
+images in, the parameters' gradients out. Normal equations: splats of the pairs in once more, the
+splats' tangents (five numbers by six parameters) out, and in for each pair; images in. The
+Jacobian: the same, but for 18 numbers a pixel out. A training step: the gradient of its images, two
+reads and three writes a parameter by Adam, and D-SSIM. D-SSIM alone: images in, five maps of means
+for each channel out and in, as many on the way back, a gradient out.
 
 Parts that mostly run on the host have no bound. Only devices whose peaks are written here have one.
 """

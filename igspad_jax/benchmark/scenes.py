@@ -40,7 +40,7 @@ class Scene(NamedTuple):
 
     @property
     def images(self) -> np.ndarray:
-        """[B, size, size, 3] images in [0, 1] to be fitted; noise, for work does not depend on it."""
+        """[B, size, size, 3] images in [0, 1] to be fitted: noise, which is no less work."""
         image = np.clip(0.5 + 0.2 * self.weights, 0.0, 1.0)
         return np.repeat(image[None], len(self.viewmats), axis=0)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -51,7 +52,7 @@ class _Subject(NamedTuple):
 
 def _subject(scene: Scene) -> _Subject:
     model = ObjectModel(
-        scene.gaussians,
+        jax.tree.map(jnp.asarray, scene.gaussians),
         scene.K,
         width=scene.size,
         height=scene.size,

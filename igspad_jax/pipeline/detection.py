@@ -47,6 +47,7 @@ class Detector:
     capacity: Capacity
 
     def load(self, test: TestImage) -> LoadedTest:
+        """A test image as the settings have it read."""
         return load_test(test, **self.config.reading)
 
     def compare_at(

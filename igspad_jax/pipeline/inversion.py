@@ -76,9 +76,7 @@ class Start:
         return found + (initial_poses(image, self.views, count=left) if left else [])
 
 
-def _start(
-    loaded: LoadedViews, settings: Settings, model: ObjectModel, folder: RunFolder
-) -> Start:
+def _start(loaded: LoadedViews, settings: Settings, model: ObjectModel, folder: RunFolder) -> Start:
     matcher = make_matcher(settings.match.matcher)
 
     @functools.lru_cache(_DEPTHS_KEPT)
