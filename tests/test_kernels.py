@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from igspad_jax.errors import InputError
 from igspad_jax.kernels.compositing import backend, composite, composite_normal
 from igspad_jax.kernels.compositing.groups import ALPHA_MAX
 from igspad_jax.kernels.compositing.mosaic import SIDE
@@ -444,6 +445,21 @@ class TestLowering:
 
 
 class TestChoice:
+    @pytest.fixture(autouse=True)
+    def no_variable(self, monkeypatch):
+        monkeypatch.delenv("IGSPAD_JAX_COMPOSITOR", raising=False)
+
+    @pytest.mark.parametrize("wanted", ["xla", "mosaic"])
+    def test_variable(self, monkeypatch, wanted):
+        monkeypatch.setenv("IGSPAD_JAX_COMPOSITOR", wanted)
+        assert backend.chosen(None) == wanted
+        assert backend.chosen("interpreted") == "interpreted"
+
+    def test_unknown_variable(self, monkeypatch):
+        monkeypatch.setenv("IGSPAD_JAX_COMPOSITOR", "triton")
+        with pytest.raises(InputError, match="IGSPAD_JAX_COMPOSITOR=triton.*use xla or mosaic"):
+            backend.chosen(None)
+
     def test_cpu_runs_xla(self):
         if jax.default_backend() == "cpu":
             assert backend.chosen(None) == "xla"
