@@ -50,7 +50,7 @@ _PROGRAMS = flags.DEFINE_list(
     "programs", None, f"Among {', '.join(PROGRAMS)}; all if not given, without torch on a GPU."
 )
 _REPEATS = flags.DEFINE_integer(
-    "repeats", 10, "Timed runs of each cell, fewer of slow ones.", lower_bound=2
+    "repeats", 20, "Timed runs of each cell, fewer of slow ones.", lower_bound=2
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the scene.", lower_bound=0)
 _TIMEOUT = flags.DEFINE_float(

@@ -3,10 +3,10 @@
 Programs run in processes of their own; nothing imported here touches a device.
 """
 
+from igspad_jax.benchmark.grid import find_machine, run
 from igspad_jax.benchmark.plan import Key, Plan, Record, make_plan
 from igspad_jax.benchmark.plot import write_plot
 from igspad_jax.benchmark.programs import PARTS, PROGRAMS
-from igspad_jax.benchmark.run import find_machine, run
 from igspad_jax.benchmark.tables import cell_line, dssim_table, heading, tables, targets_table
 
 __all__ = [

@@ -79,7 +79,7 @@ def compare(
 
 def save_reference(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Keeps the XLA path's arrays of one part."""
-    write_whole(path, lambda file: np.savez(file, **dict(arrays)))
+    write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
 def load_reference(path: Path) -> dict[str, np.ndarray]:

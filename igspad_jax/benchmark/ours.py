@@ -118,19 +118,19 @@ def _drawn(scene: Scene, draw: Callable, slots: int, gaussians, viewmats):
 
 
 def _loss(scene: Scene, slots: int) -> Callable:
-    """A function of Gaussians and viewmats: the loss of all images, and the slots asked for."""
+    """The loss of all images, and the slots asked for; see `_compiled` for its arguments."""
 
-    def loss(gaussians, viewmats):
+    def loss(gaussians, viewmats, weights):
         seen = _drawn(scene, render, slots, gaussians, viewmats)
-        return jnp.sum(seen.colour * scene.weights), seen.pairs
+        return jnp.sum(seen.colour * weights), seen.pairs
 
     return loss
 
 
 def _compiled(function: Callable, scene: Scene) -> Compiled:
-    """A function of Gaussians and viewmats, for the scene's."""
-    gaussians = jax.tree.map(jnp.asarray, scene.gaussians)
-    return compiled(jax.jit(function), gaussians, jnp.asarray(scene.viewmats))
+    """A function of Gaussians, viewmats and the images' weights, for the scene's."""
+    arrays = (scene.gaussians, scene.viewmats, scene.weights)
+    return compiled(jax.jit(function), *jax.tree.map(jnp.asarray, arrays))
 
 
 def _fitted(
@@ -148,7 +148,7 @@ def _fitted(
 
 def _forward(scene: Scene) -> Prepared:
     def make(slots: int) -> Compiled:
-        def function(gaussians, viewmats):
+        def function(gaussians, viewmats, _):
             seen = _drawn(scene, render, slots, gaussians, viewmats)
             return seen.colour, seen.pairs
 
@@ -168,7 +168,7 @@ def _backward(scene: Scene) -> Prepared:
 
 def _jacobian(scene: Scene) -> Prepared:
     def make(slots: int) -> Compiled:
-        def function(gaussians, viewmats):
+        def function(gaussians, viewmats, _):
             seen = _drawn(scene, render_with_jacobian, slots, gaussians, viewmats)
             return seen.jacobian, seen.pairs
 

@@ -19,6 +19,7 @@ from igspad_jax.benchmark.scenes import Scene
 from igspad_jax.benchmark.timing import Prepared
 from igspad_jax.render.projection import BLUR, NEAR
 
+_DEVICE = "cuda"
 _NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh")
 
 
@@ -42,7 +43,7 @@ def prepare(part: str, scene: Scene) -> Prepared:
     torch.cuda.reset_peak_memory_stats()
 
     def tensor(array: np.ndarray):
-        return torch.tensor(array, device="cuda")
+        return torch.tensor(array, device=_DEVICE)
 
     parameters = [tensor(getattr(scene.gaussians, name)) for name in _NAMES]
     viewmats, weights = tensor(scene.viewmats), tensor(scene.weights)

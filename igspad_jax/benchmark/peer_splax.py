@@ -41,7 +41,7 @@ def prepare(part: str, scene: Scene) -> Prepared:
     viewmats, background = jnp.asarray(scene.viewmats), jnp.asarray(scene.background)
     weights = jnp.asarray(scene.weights)
 
-    def images(parameters, viewmats):
+    def images(parameters, viewmats, _=None):
         def one(viewmat):
             return splax.render(
                 *parameters, viewmat=viewmat, background=background, **options(scene)
@@ -49,19 +49,18 @@ def prepare(part: str, scene: Scene) -> Prepared:
 
         return jax.vmap(one)(viewmats)
 
-    def loss(parameters, viewmats):
+    def loss(parameters, viewmats, weights):
         return jnp.sum(images(parameters, viewmats) * weights)
 
-    if part == "forward":
-        function, checked = images, lambda seen: {"images": np.asarray(seen[np.array([0, -1])])}
-    elif part == "backward":
-        function = jax.grad(loss)
-        checked = lambda found: dict(zip(_NAMES, map(np.asarray, found), strict=True))  # noqa: E731
-    else:
-        function = jax.grad(loss, argnums=1)
-        checked = lambda found: {"viewmats": np.asarray(found)}  # noqa: E731
-    program = compiled(jax.jit(function), parameters, viewmats)
-    return program.prepared(checked)
+    def on_host(found: Any) -> dict[str, np.ndarray]:
+        if part == "forward":
+            return {"images": np.asarray(found)[[0, -1]]}
+        if part == "backward":
+            return dict(zip(_NAMES, map(np.asarray, found), strict=True))
+        return {"viewmats": np.asarray(found)}
+
+    functions = {"forward": images, "backward": jax.grad(loss), "pose": jax.grad(loss, argnums=1)}
+    return compiled(jax.jit(functions[part]), parameters, viewmats, weights).prepared(on_host)
 
 
 def peak_bytes() -> int | None:

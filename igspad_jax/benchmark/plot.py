@@ -65,7 +65,7 @@ def write_plot(path: Path, cells: Sequence[Mapping[str, Any]], device: str) -> N
     figure.supxlabel("Gaussians", fontsize=10)
     figure.supylabel("ms an image", fontsize=10)
     entries = [Line2D([], [], color=_COLOURS[name], lw=3, label=name) for name in programs]
-    grey = {"color": "#666666", "mfc": "none"}
+    grey: dict[str, Any] = {"color": "#666666", "mfc": "none"}
     entries += [Line2D([], [], ls="", marker=markers[s], label=f"{s} px", **grey) for s in sizes]
     entries += [Line2D([], [], ls=lines[b], label=f"batch {b}", **grey) for b in batches]
     figure.legend(handles=entries, loc="outside upper center", ncols=6, fontsize=9, title=device)

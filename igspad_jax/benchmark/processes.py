@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from igspad_jax.benchmark.child import MARK
 
+_CHILD = (sys.executable, "-m", "igspad_jax.benchmark.child")
+
 
 def ask(
     job: Mapping[str, Any] | None, environment: Mapping[str, str], timeout: float
@@ -30,11 +32,10 @@ def ask(
         in time and is ended, the last answer is {"error": why}.
     """
     variables = {"TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1", **environment}
-    command = [sys.executable, "-m", "igspad_jax.benchmark.child", json.dumps(job)]
     with (
         tempfile.TemporaryFile("w+", errors="replace") as complaints,
         subprocess.Popen(
-            command,
+            [*_CHILD, json.dumps(job)],
             env=os.environ | variables,
             stdout=subprocess.PIPE,
             stderr=complaints,
