@@ -26,6 +26,7 @@ from igspad_jax.benchmark import (
     PROGRAMS,
     Record,
     cell_line,
+    clock_of,
     dssim_table,
     find_machine,
     heading,
@@ -98,11 +99,11 @@ def main() -> None:
         say=_say,
         on_cell=lambda cell: _say(cell_line(cell)),
     )
-    cells = record.content["cells"]
-    shown = [*tables(cells), dssim_table(cells), targets_table(cells)]
+    cells, clock = record.content["cells"], clock_of(machine["platform"])
+    shown = [*tables(cells, clock), dssim_table(cells, clock), targets_table(cells)]
     print("\n" + "\n\n".join(format_table(table) for table in shown if table), end="\n\n")
     plot = out.with_suffix(".png")
-    write_plot(plot, cells, machine["device"])
+    write_plot(plot, cells, clock, machine["device"])
     print(f"{out}, {plot}")
 
 

@@ -301,7 +301,7 @@ class TestAgreement:
         cell = {**Key("gsplat", "forward", 1, 2, 1)._asdict(), **figures(3.0)}
         cell |= {"agrees": False, "differences": {"images": {"largest": 0.5, "beyond": 0.1}}}
         assert "gsplat DISAGREES" in cell_line(cell)
-        assert "3 (disagrees)" in tables([cell])[0].rows[0]
+        assert "3 (disagrees)" in tables([cell], "wall_ms")[0].rows[0]
 
 
 def figures(ms):
@@ -361,8 +361,8 @@ class TestTargets:
 
     def test_share_of_dssim(self):
         cells = cells_of(("xla", "train", 1, 2, 1, 8.0), ("xla", "dssim", 1, 2, 1, 2.0))
-        assert dssim_table(cells).rows == (("xla", "1", "2", "1", "25 %"),)
-        assert dssim_table(cells[:1]) is None
+        assert dssim_table(cells, "cpu_ms").rows == (("xla", "1", "2", "1", "25 %"),)
+        assert dssim_table(cells[:1], "cpu_ms") is None
 
 
 class TestOurs:

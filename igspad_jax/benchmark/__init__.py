@@ -7,7 +7,14 @@ from igspad_jax.benchmark.grid import find_machine, run
 from igspad_jax.benchmark.plan import Key, Plan, Record, make_plan
 from igspad_jax.benchmark.plot import write_plot
 from igspad_jax.benchmark.programs import PARTS, PROGRAMS
-from igspad_jax.benchmark.tables import cell_line, dssim_table, heading, tables, targets_table
+from igspad_jax.benchmark.tables import (
+    cell_line,
+    clock_of,
+    dssim_table,
+    heading,
+    tables,
+    targets_table,
+)
 
 __all__ = [
     "PARTS",
@@ -16,6 +23,7 @@ __all__ = [
     "Plan",
     "Record",
     "cell_line",
+    "clock_of",
     "dssim_table",
     "find_machine",
     "heading",

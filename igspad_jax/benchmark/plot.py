@@ -20,12 +20,13 @@ _COLUMNS = 3
 _DPI = 120
 
 
-def write_plot(path: Path, cells: Sequence[Mapping[str, Any]], device: str) -> None:
+def write_plot(path: Path, cells: Sequence[Mapping[str, Any]], clock: str, device: str) -> None:
     """Milliseconds an image over the number of Gaussians, a panel for each part.
 
     Args:
         path: a .png file.
         cells: of a benchmark; failed ones and those that disagree are left out.
+        clock: see `igspad_jax.benchmark.tables.clock_of`.
         device: what they were measured on.
     """
     good = [c for c in cells if "error" not in c and c["agrees"] is not False]
@@ -44,7 +45,7 @@ def write_plot(path: Path, cells: Sequence[Mapping[str, Any]], device: str) -> N
             for size in sizes:
                 for batch in batches:
                     found = sorted(
-                        (c["count"], c["wall_ms"]["median"] / batch)
+                        (c["count"], c[clock]["median"] / batch)
                         for c in good
                         if (c["part"], c["program"], c["size"], c["batch"])
                         == (part, name, size, batch)
@@ -63,7 +64,8 @@ def write_plot(path: Path, cells: Sequence[Mapping[str, Any]], device: str) -> N
     for axis in list(axes)[len(parts) :]:
         axis.set_visible(False)
     figure.supxlabel("Gaussians", fontsize=10)
-    figure.supylabel("ms an image", fontsize=10)
+    unit = "CPU ms" if clock == "cpu_ms" else "ms"
+    figure.supylabel(f"{unit} an image", fontsize=10)
     entries = [Line2D([], [], color=_COLOURS[name], lw=3, label=name) for name in programs]
     grey: dict[str, Any] = {"color": "#666666", "mfc": "none"}
     entries += [Line2D([], [], ls="", marker=markers[s], label=f"{s} px", **grey) for s in sizes]

@@ -8,7 +8,8 @@ schedulers every cycle. Work is counted as pairs of a splat and a tile of 16 x 1
 the exact test of the splat's ellipse against the tile, times 256 pixels, times instructions for a
 pixel and a splat. The latter are those of our own kernels as compiled (docs/kernels.md gives them
 for a thread, which has two pixels): 70 / 2 forward, (74 + 328) / 2 more for the gradient, 288 / 2
-more for normal equations. Kernels that need fewer instructions, or that stop early where no light
+more for normal equations. Those of the Jacobian are not counted yet, and forward's stand for them:
+its bound is a loose one. Kernels that need fewer instructions, or that stop early where no light
 is left, can beat this bound; a share above 1 is then no error.
 
 **Memory.** Numbers of four bytes, each counted as often as it must cross between memory and
