@@ -48,9 +48,6 @@ def _keep_reference(adapter: Any, part: str, scene: Scene, checked: Mapping, fol
     if part == "pose":
         more["viewmats"] = adapter.viewmat_gradient(scene)
     agreement.save_reference(reference_file(folder, part), {**checked, **more})
-    counted = folder / "work.json"
-    if not counted.exists():
-        write_json(counted, adapter.work(scene)._asdict())
 
 
 def _bounded(part: str, folder: Path, device: str, wall_ms: float) -> dict[str, Any]:
@@ -99,6 +96,11 @@ def run_job(job: Mapping[str, Any]) -> None:
             run parts once for their results alone, and "folder", where the XLA path's are kept.
     """
     scene = make_scene(job["count"], job["size"], job["batch"], job["seed"])
+    if job["program"] == REFERENCE:
+        # Not above: processes of peers import nothing of ours that they do not run.
+        from igspad_jax.benchmark.ours import work
+
+        write_json(Path(job["folder"]) / "work.json", work(scene)._asdict())
     for part in job["parts"]:
         try:
             _tell({"part": part, **_measured(job, part, scene)})

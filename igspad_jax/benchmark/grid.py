@@ -60,6 +60,11 @@ def run(
             left = [key.part for key in keys if overwrite or record.cell(key) is None]
             if left:
                 wanted.setdefault(place, {})[name] = left
+    if overwrite:
+        # What others are compared with may be of another day's code.
+        for place in wanted:
+            for part in COMPARED:
+                reference_file(plan.references(*place), part).unlink(missing_ok=True)
     total = sum(len(parts) for jobs in wanted.values() for parts in jobs.values())
     with tqdm(total=total, desc="benchmark", unit="cell") as bar:
         for place, jobs in wanted.items():
