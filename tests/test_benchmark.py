@@ -112,9 +112,10 @@ class TestScript:
         assert text.count("not measured") == len(targets.targets([]))
         assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
-    def test_goes_on(self, finished, monkeypatch):
+    def test_goes_on(self, finished, monkeypatch, tmp_path):
         """Finished cells are not asked for again; failed and missing ones are."""
-        out = finished[1]
+        out = tmp_path / "small.json"
+        out.write_text(finished[1].read_text())
         machine = json.loads(out.read_text())["machine"]
         plan = plan_of(out, parts=list(RUN_PARTS), programs=["xla"])
         asked = []
@@ -126,7 +127,6 @@ class TestScript:
 
         monkeypatch.setattr(grid, "ask", ask)
         go = functools.partial(grid.run, plan, say=print, on_cell=print)
-        text = out.read_text()
         go(Record(plan, machine, overwrite=False), overwrite=False)
         assert not asked
         record = Record(plan, machine, overwrite=False)
@@ -134,8 +134,7 @@ class TestScript:
         go(Record(plan, machine, overwrite=False), overwrite=False)
         assert asked == [["backward"]]
         go(Record(plan, machine, overwrite=True), overwrite=True)
-        assert asked[1:] == [list(RUN_PARTS)]
-        out.write_text(text)
+        assert asked[1:] == [list(RUN_PARTS[i:]) for i in range(3)]
 
     def test_other_settings(self, finished):
         plan = plan_of(finished[1])
