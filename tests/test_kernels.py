@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checks import gpu_kernels
 
 from igspad_jax.errors import InputError
 from igspad_jax.kernels.compositing import (
@@ -462,9 +463,7 @@ def scene_shapes(batch, count, channels):
 
 
 def kernels(function, *arguments):
-    """How many GPU kernels a function holds once it is lowered for CUDA."""
-    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
-    return lowered.as_text().count("@mosaic_gpu")
+    return gpu_kernels(jax.jit(function).trace(*arguments))
 
 
 @pytest.mark.parametrize(
@@ -545,7 +544,7 @@ class TestChoice:
 
     def test_unknown_variable(self, monkeypatch):
         monkeypatch.setenv("IGSPAD_JAX_COMPOSITOR", "triton")
-        with pytest.raises(InputError, match="IGSPAD_JAX_COMPOSITOR=triton.*use xla or mosaic"):
+        with pytest.raises(InputError, match=r"IGSPAD_JAX_COMPOSITOR=triton.*use xla or mosaic"):
             backend.chosen(None)
 
     def test_cpu_runs_xla(self):

@@ -164,8 +164,8 @@ def composite_normal(
         implementation: as for `composite`.
 
     Returns:
-        Mean robust cost [B], Gram matrix [B, D + E + 1, D + E + 1], mean over the counted values, and
-        the slots each image asks for [B].
+        Mean robust cost [B], Gram matrix [B, D + E + 1, D + E + 1], mean over the counted values,
+        and the slots each image asks for [B].
     """
     implementation = backend.chosen(implementation)
     splats = jnp.concatenate([means2d, conics, opacities[..., None], features], axis=-1)

@@ -28,6 +28,7 @@ class Compositor(NamedTuple):
 
 @functools.cache
 def compositor_of(implementation: Implementation) -> Compositor:
+    """The parts of an implementation."""
     if implementation == "xla":
         side, forward, backward = TILE, xla.composite_forward, xla.composite_backward
         linear = (composite_jacobian, normal.composite_gram)
