@@ -15,7 +15,8 @@ from igspad_jax.benchmark.roofline import TILE_SIDE, Work
 from igspad_jax.benchmark.scenes import RADIUS, Scene, with_degree
 from igspad_jax.benchmark.timing import Prepared
 from igspad_jax.cameras import Camera
-from igspad_jax.invert.levenberg import Problem, refine
+from igspad_jax.invert.equations import Problem
+from igspad_jax.invert.levenberg import refine
 from igspad_jax.kernels.compositing.backend import chosen
 from igspad_jax.kernels.compositing.mosaic import SIDE
 from igspad_jax.kernels.compositing.tiles import TILE, tile_lists
