@@ -5,6 +5,12 @@ pixels jump whoever draws them. An image agrees if no more than a small share of
 by more than a tolerance, and none by much. Other arrays agree if the norm of the difference is
 small beside the array's.
 
+Depths moved by one unit in their last place, which changes the order of splats nearly as deep as
+each other, moved pixels of this benchmark's scene by up to 0.009 with 50,000 Gaussians at 400
+pixels, and with 500,000 at 800 by up to 0.05: 0.3 % of them by more than 1e-4, 0.03 % by more than
+4e-3. Peers round depths in their own way, so no single pixel condemns them. Our programs share
+projection and sorting; should they be marked there, look at the depths first.
+
 Peers stop a pixel *before* the splat that would leave less than 1e-4 of its light, so up to
 1e-4 / (1 - 0.95) = 2e-3 of it goes missing there: their tolerances are wider than those of our own
 kernels.
@@ -38,7 +44,7 @@ class Tolerance(NamedTuple):
 
 
 OURS = Tolerance(pixel=1e-4, jumping=1e-3, jump=2e-2, norm=1e-3)
-PEERS = Tolerance(pixel=4e-3, jumping=5e-3, jump=5e-2, norm=2e-2)
+PEERS = Tolerance(pixel=4e-3, jumping=2e-3, jump=0.25, norm=2e-2)
 
 
 def compare(

@@ -89,7 +89,8 @@ class TorchRasterizer:
         p = means @ W.T + t
         opacities = torch.sigmoid(opacity_logits)
         seen = torch.nonzero((p[:, 2] > _NEAR) & (opacities > ALPHA_CUT))[:, 0]
-        order = seen[torch.argsort(p[seen, 2])]
+        # Equal depths in the order of the Gaussians, as in ours.
+        order = seen[torch.argsort(p[seen, 2], stable=True)]
         p, opacities = p[order], opacities[order]
         x, y, z = p.unbind(1)
         w, i, j, k = torch.nn.functional.normalize(quats[order], dim=1).unbind(1)
