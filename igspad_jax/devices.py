@@ -96,10 +96,7 @@ def spread(one: Callable[..., T], items: Any, *shared: Any) -> T:
         def alone(item: Any) -> T:
             return one(item, *shared)
 
-        # A CPU gains nothing from doing all at once, and one by one each ends when it is done.
-        if jax.default_backend() == "cpu":
-            return jax.lax.map(alone, items)
-        return jax.vmap(alone)(items)
+        return jax.vmap(alone)(items) if _all_at_once() else jax.lax.map(alone, items)
 
     mesh = _mesh()
     if mesh.size == 1:
@@ -115,6 +112,12 @@ def spread(one: Callable[..., T], items: Any, *shared: Any) -> T:
     sharded = jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
     results = sharded(jax.tree.map(filled, items), *shared)
     return jax.tree.map(lambda leaf: leaf[:count], results)
+
+
+def _all_at_once() -> bool:
+    """Whether a device works on all its items at once."""
+    # A CPU gains nothing from that, and one by one each ends when it is done.
+    return jax.default_backend() != "cpu"
 
 
 def everywhere(tree: Tree) -> Tree:

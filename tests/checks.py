@@ -37,3 +37,8 @@ def faintest(splats, width: int, height: int) -> np.ndarray:
     a, b, c = np.asarray(splats.conics).T[..., None]
     exponent = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
     return (np.asarray(splats.opacities)[:, None] * np.exp(-exponent)).min(axis=1)
+
+
+def gpu_kernels(traced) -> int:
+    """How many Pallas kernels a traced function holds once it is lowered for CUDA."""
+    return traced.lower(lowering_platforms=("cuda",)).as_text().count("@mosaic_gpu")

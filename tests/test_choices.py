@@ -170,6 +170,9 @@ class TestComparison:
         assert len(asked) == 3
         other.anomaly_maps(0.5 * images, others)
         assert len(asked) == 5
+        other.forget()
+        other.anomaly_maps(0.5 * images, 0.5 * others)
+        assert len(asked) == 7
 
     def test_a_dtype_that_no_extractor_knows(self):
         with pytest.raises(InputError, match=r"handmade are not computed in bfloat16"):

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checks import gpu_kernels
 
-from igspad_jax.kernels.compositing import backend, composite, composite_normal
+from igspad_jax.errors import InputError
+from igspad_jax.kernels.compositing import (
+    backend,
+    composite,
+    composite_normal,
+    composite_with_jacobian,
+)
 from igspad_jax.kernels.compositing.groups import ALPHA_MAX
 from igspad_jax.kernels.compositing.mosaic import SIDE
 from igspad_jax.kernels.compositing.mosaic.backward import sum_by_splat
@@ -53,11 +61,23 @@ class Setup:
 XLA = Setup("xla", TILE, 60, 44, 150)
 # Two tiles, and two chunks of splats where many meet.
 INTERPRETED = Setup("interpreted", SIDE, 20, 13, CHUNK + 4)
+MOSAIC = Setup("mosaic", SIDE, 60, 44, 150)
 
 
-@pytest.fixture(scope="module", params=[XLA, INTERPRETED], ids=lambda setup: setup.implementation)
+@pytest.fixture(
+    scope="module",
+    params=[XLA, INTERPRETED, pytest.param(MOSAIC, marks=pytest.mark.gpu)],
+    ids=lambda setup: setup.implementation,
+)
 def setup(request):
-    return request.param
+    if request.param is not MOSAIC:
+        yield request.param
+        return
+    if backend.chosen(None) != "mosaic":
+        pytest.skip("needs an NVIDIA GPU of compute capability 9.0 or newer")
+    # A GPU would round the factors of the definition's products to 10 bits.
+    with jax.default_matmul_precision("highest"):
+        yield request.param
 
 
 # ---------------------------------------------------------------- scenes
@@ -235,6 +255,66 @@ def implementation(setup):
     return run
 
 
+PARAMETERS, COLOURED = 3, 2  # that move splats, and those of them that move colours
+
+
+class Moving(NamedTuple):
+    """How splats move with the parameters, as `composite_normal` takes it for one image."""
+
+    tangents: np.ndarray
+    tints: np.ndarray
+    background: np.ndarray
+    shades: np.ndarray
+
+
+def f32(values):
+    return np.asarray(values, np.float32)
+
+
+def colours_only(scene):
+    """The scene with three features."""
+    return (*scene[:3], scene[3][:, :3], *scene[4:])
+
+
+def moving_splats(setup) -> Moving:
+    rng = np.random.default_rng(6)
+    spread = np.array([1.0, 1.0, 0.01, 0.01, 0.01])[:, None]
+    return Moving(
+        f32(spread * rng.normal(size=(setup.count, 5, PARAMETERS))),
+        f32(0.1 * rng.normal(size=(setup.count, 3, COLOURED))),
+        f32([0.2, 0.5, 0.9]),
+        f32([[0.8, -0.1], [0.0, 1.0]]),
+    )
+
+
+@functools.cache
+def moving_image(setup):
+    """The image, and its Jacobian by the parameters and by the two shades, by the formulas."""
+    tangents, tints, background, shades = moving_splats(setup)
+
+    def seen(tau, scene):
+        moved, shading = tau[:PARAMETERS], tau[PARAMETERS:]
+        by_shade = scene[3][..., None] * shades[:, 0] + shades[:, 1]
+        image = dense(
+            scene[0] + tangents[:, :2] @ moved,
+            scene[1] + tangents[:, 2:] @ moved,
+            scene[2],
+            scene[3] + tints @ moved[:COLOURED] + by_shade @ shading,
+            *scene[4:],
+            **setup.sizes,
+        )
+        return (image[..., :-1] + image[..., -1:] * background,) * 2
+
+    at = jnp.zeros(PARAMETERS + len(shades))
+    function = jax.jit(jax.jacfwd(seen, has_aux=True))
+
+    def run(scene):
+        jacobian, image = function(at, tuple(map(jnp.asarray, scene)))
+        return image, jacobian
+
+    return run
+
+
 def assert_agree(got, expected, *, gradient=1e-3):
     (image, gradients), (expected_image, expected_gradients) = got, expected
     np.testing.assert_allclose(image, expected_image, atol=1e-5, rtol=0)
@@ -289,50 +369,57 @@ class TestImplementations:
         without[2][farthest], without[5][farthest] = 0.0, 0.0
         assert_agree((images[0], item(gradients, 0)), definition(setup)(without))
 
-    def test_normal_equations(self, setup):
-        """Against the dense definition's Jacobian by forward differentiation."""
-        parameters, coloured = 3, 2
-        rng = np.random.default_rng(5)
-        scene = [jnp.asarray(part) for part in random(setup)]
-        scene[3] = scene[3][:, :3]
-        spread = np.array([1.0, 1.0, 0.01, 0.01, 0.01])[:, None]
-        f32 = functools.partial(np.asarray, dtype=np.float32)
-        tangents = f32(spread * rng.normal(size=(setup.count, 5, parameters)))
-        tints = f32(0.1 * rng.normal(size=(setup.count, 3, coloured)))
-        background = f32([0.2, 0.5, 0.9])
-        images = f32(rng.uniform(size=(2, setup.height, setup.width, 3)))
-        weights = f32(rng.uniform(size=(2, setup.height, setup.width)))
-        deltas = f32([0.05, 0.2])
+    def test_jacobian(self, setup):
+        """Of two images, against forward differentiation of the dense definition."""
+        scenes, moving = (random(setup), needles(setup)), moving_splats(setup)
 
-        @jax.jit
-        def seen(tau):
-            image = dense(
-                scene[0] + tangents[:, :2] @ tau,
-                scene[1] + tangents[:, 2:] @ tau,
-                scene[2],
-                scene[3] + tints @ tau[:coloured],
-                *scene[4:],
-                **setup.sizes,
-            )
-            return image[..., :-1] + image[..., -1:] * background
-
-        def one(image, weight, delta):
-            parts = (*scene, tangents, tints, background, image, weight, delta)
-            results = composite_normal(
-                *(part[None] for part in map(jnp.asarray, parts)),
+        def one(*scene):
+            results = composite_with_jacobian(
+                *(part[None] for part in (*scene, *moving[:3])),
                 **setup.sizes,
                 capacity=setup.capacity,
                 implementation=setup.implementation,
             )
             return jax.tree.map(lambda leaf: leaf[0], results)
 
-        costs, grams, pairs = jax.jit(jax.vmap(one))(images, weights, deltas)
-        at = jnp.zeros(parameters)
-        jacobian = np.asarray(jax.jacfwd(seen)(at), np.float64)
+        both = map(np.stack, zip(*map(colours_only, scenes), strict=True))
+        values, transmittance, pairs, jacobians = jax.jit(jax.vmap(one))(*both)
+        for i, scene in enumerate(scenes):
+            image, exact = moving_image(setup)(colours_only(scene))
+            got = values[i] + transmittance[i][..., None] * moving.background
+            np.testing.assert_allclose(got, image, atol=1e-5, rtol=0)
+            # A pixel may jump where rounding decides whether an alpha reaches the cut.
+            off = np.abs(jacobians[i] - exact[..., :PARAMETERS]).max(axis=(2, 3))
+            assert np.mean(off > 1e-4 * np.abs(exact).max()) < 2e-3
+            assert int(pairs[i]) <= setup.capacity
+
+    def test_normal_equations(self, setup):
+        """Against the dense definition's Jacobian by forward differentiation."""
+        scene, moving = colours_only(random(setup)), moving_splats(setup)
+        rng = np.random.default_rng(5)
+        images = f32(rng.uniform(size=(2, setup.height, setup.width, 3)))
+        weights = f32(rng.uniform(size=(2, setup.height, setup.width)))
+        deltas = f32([0.05, 0.2])
+
+        def one(image, weight, delta, basis):
+            parts = (*scene, *moving[:3], basis, moving.shades, image, weight, delta)
+            results = composite_normal(
+                *(part[None] for part in parts),
+                **setup.sizes,
+                capacity=setup.capacity,
+                implementation=setup.implementation,
+            )
+            return jax.tree.map(lambda leaf: leaf[0], results)
+
+        bases = f32(rng.normal(size=(2, PARAMETERS, 2)))
+        costs, grams, pairs = jax.jit(jax.vmap(one))(images, weights, deltas, bases)
+        image, jacobian = (np.asarray(part, np.float64) for part in moving_image(setup)(scene))
         for i in range(2):
-            difference = np.asarray(seen(at), np.float64) - images[i]
+            difference = image - images[i]
             square = np.square(difference / deltas[i])
-            columns = np.concatenate([jacobian, difference[..., None]], axis=-1)
+            turned = jacobian[..., :PARAMETERS] @ bases[i]
+            shaded = jacobian[..., PARAMETERS:]
+            columns = np.concatenate([turned, shaded, difference[..., None]], axis=-1)
             robust = weights[i][..., None] / (1.0 + square)
             counted = 3.0 * weights[i].sum()
             gram = np.einsum("hwc,hwci,hwcj->ij", robust, columns, columns) / counted
@@ -376,9 +463,7 @@ def scene_shapes(batch, count, channels):
 
 
 def kernels(function, *arguments):
-    """How many GPU kernels a function holds once it is lowered for CUDA."""
-    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
-    return lowered.as_text().count("@mosaic_gpu")
+    return gpu_kernels(jax.jit(function).trace(*arguments))
 
 
 @pytest.mark.parametrize(
@@ -413,6 +498,22 @@ class TestLowering:
         gradient = jax.grad(lambda *scene: one(*(part[None] for part in scene)), argnums=(0, 1, 2))
         assert kernels(jax.vmap(gradient), *scene_shapes(batch, count, 4)) == 3
 
+    def moving(self, count, batch):
+        return (
+            *scene_shapes(batch, count, 3),
+            shaped(batch, count, 5, 6),
+            shaped(batch, count, 3, 3),
+            shaped(batch, 3),
+        )
+
+    def test_jacobian(self, count, size, batch):
+        def linear(*arguments):
+            return composite_with_jacobian(
+                *arguments, width=size, height=size, capacity=8 * count, implementation="mosaic"
+            )
+
+        assert kernels(linear, *self.moving(count, batch)) == 2
+
     def test_normal_equations(self, count, size, batch):
         def normal(*arguments):
             return composite_normal(
@@ -420,10 +521,9 @@ class TestLowering:
             )
 
         arguments = (
-            *scene_shapes(batch, count, 3),
-            shaped(batch, count, 5, 6),
-            shaped(batch, count, 3, 6),
-            shaped(batch, 3),
+            *self.moving(count, batch),
+            shaped(batch, 6, 6),
+            shaped(batch, 2, 2),
             shaped(batch, size, size, 3),
             shaped(batch, size, size),
             shaped(batch),
@@ -432,6 +532,21 @@ class TestLowering:
 
 
 class TestChoice:
+    @pytest.fixture(autouse=True)
+    def no_variable(self, monkeypatch):
+        monkeypatch.delenv("IGSPAD_JAX_COMPOSITOR", raising=False)
+
+    @pytest.mark.parametrize("wanted", ["xla", "mosaic"])
+    def test_variable(self, monkeypatch, wanted):
+        monkeypatch.setenv("IGSPAD_JAX_COMPOSITOR", wanted)
+        assert backend.chosen(None) == wanted
+        assert backend.chosen("interpreted") == "interpreted"
+
+    def test_unknown_variable(self, monkeypatch):
+        monkeypatch.setenv("IGSPAD_JAX_COMPOSITOR", "triton")
+        with pytest.raises(InputError, match=r"IGSPAD_JAX_COMPOSITOR=triton.*use xla or mosaic"):
+            backend.chosen(None)
+
     def test_cpu_runs_xla(self):
         if jax.default_backend() == "cpu":
             assert backend.chosen(None) == "xla"

@@ -61,6 +61,10 @@ class Comparison:
             product *= self._distances(extractor, images, references).astype(np.float64) ** power
         return (product ** (1.0 / sum(self._powers))).astype(np.float32)
 
+    def forget(self) -> None:
+        """Forgets the features of the images it has seen last."""
+        self._seen.clear()
+
     def _distances(
         self, extractor: Extractor, images: np.ndarray, references: np.ndarray
     ) -> np.ndarray:

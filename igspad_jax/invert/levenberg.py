@@ -1,12 +1,4 @@
-"""Second-order inversion: robust Levenberg-Marquardt steps, coarse to fine, on many poses at once.
-
-The residual is the difference between render and image, iteratively reweighted by Cauchy's function
-(Holland and Welsch 1977): squared where it is small, its logarithm where it is large, so that a
-defect hardly pulls at the pose, and the less the larger it is. At coarse levels image and
-render are blurred alike, and with the render its pose Jacobian: blurring the splats instead would
-fatten the object, whose opaque surfaces do not add up. The coarse scene is a merged one, so that
-coarse steps cost little.
-"""
+"""Second-order inversion: robust Levenberg-Marquardt steps on many poses at once, for one level."""
 
 from __future__ import annotations
 
@@ -16,12 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from igspad_jax.cameras import Camera
 from igspad_jax.devices import everywhere, spread
-from igspad_jax.invert.poses import orthonormalised, retract, twist_basis
-from igspad_jax.render import render_with_jacobian
+from igspad_jax.invert.equations import Problem, normal_equations
+from igspad_jax.invert.poses import orthonormalised, retract
 from igspad_jax.render.projection import NEAR
-from igspad_jax.scene import Gaussians, exposed
 
 _FASTER, _SLOWER = 0.3, 5.0  # factors of the damping after a step that helped, and one that did not
 _GIVE_UP = 1e6  # damping beyond which no step helps any more
@@ -49,39 +39,6 @@ class Poses(NamedTuple):
     active: jax.Array
 
 
-class Problem(NamedTuple):
-    """What a level is about; all arrays, so that levels of one size share a program.
-
-    Attributes:
-        gaussians: the scene.
-        K: [3, 3] intrinsics at this level's size.
-        background: [3] RGB.
-        centre: [3] the object's centre in the world.
-        radius: [] the object's radius in world units.
-        splat_blur: [] pixels^2 of the splats.
-        blur: [] standard deviation in pixels of the blur of images and renders.
-        delta: [] difference at which its weight has fallen to a half.
-        damping: [] to begin with.
-        anchor: [] cost of moving the object by its radius from where the level found it. Out of
-            sight or far away an object that fits badly disagrees less than where it belongs.
-        steps: [] at most.
-        tolerance: [] pixels; steps that move the object's outline less are the last.
-    """
-
-    gaussians: Gaussians
-    K: jax.Array
-    background: jax.Array
-    centre: jax.Array
-    radius: jax.Array
-    splat_blur: jax.Array
-    blur: jax.Array
-    delta: jax.Array
-    damping: jax.Array
-    anchor: jax.Array
-    steps: jax.Array
-    tolerance: jax.Array
-
-
 class Refined(NamedTuple):
     """What a level leaves.
 
@@ -96,64 +53,6 @@ class Refined(NamedTuple):
     path: jax.Array
     costs: jax.Array
     pairs: jax.Array
-
-
-def _blur_matrix(size: int, sigma: jax.Array) -> jax.Array:
-    """[size, size] rows of Gaussians; at the border what is left of one is scaled up."""
-    place = jnp.arange(size, dtype=jnp.float32)
-    weights = jnp.exp(-0.5 * jnp.square((place[:, None] - place) / sigma))
-    return weights / jnp.sum(weights, axis=1, keepdims=True)
-
-
-def _blurred(values: jax.Array, sigma: jax.Array) -> jax.Array:
-    """[H, W, C] values, blurred."""
-    height, width = values.shape[:2]
-    values = _einsum("ij,jwc->iwc", _blur_matrix(height, sigma), values)
-    return _einsum("ij,hjc->hic", _blur_matrix(width, sigma), values)
-
-
-def _differences(
-    viewmat, exposure, image, near, problem: Problem, *,
-    sh_degree: int, capacity: int, blurred: bool, with_exposure: bool,
-):  # fmt: skip
-    """[H, W, 3, D + 1] columns of the Jacobian and of render - image; and the slots asked for."""
-    height, width = image.shape[:2]
-    gaussians = problem.gaussians
-    if with_exposure:
-        gaussians = exposed(gaussians, exposure[0], exposure[1])
-    camera = Camera(viewmat, problem.K, width, height)
-    seen = render_with_jacobian(
-        gaussians,
-        camera,
-        problem.background,
-        sh_degree=sh_degree,
-        capacity=capacity,
-        near=near,
-        blur=problem.splat_blur,
-    )
-    basis = twist_basis(viewmat, problem.centre, problem.radius, "object")
-    columns = [_einsum("hwci,ij->hwcj", seen.jacobian, basis)]
-    if with_exposure:
-        cover = jnp.broadcast_to(seen.alpha[..., None], image.shape)
-        unexposed = seen.colour - (1.0 - cover) * problem.background - exposure[1] * cover
-        columns += [(unexposed / exposure[0])[..., None], cover[..., None]]
-    columns.append((seen.colour - image)[..., None])
-    stacked = jnp.concatenate(columns, axis=-1)
-    if blurred:
-        flat = _blurred(stacked.reshape(height, width, -1), problem.blur)
-        stacked = flat.reshape(stacked.shape)
-    return stacked, seen.pairs
-
-
-def _weighed(columns: jax.Array, weight: jax.Array, delta: jax.Array):
-    """The robust cost and Gram matrix of [H, W, 3, D + 1] columns; see `Poses`."""
-    square = jnp.square(columns[..., -1] / delta)
-    robust = weight[..., None] / (1.0 + square)
-    loss = 0.5 * delta * jnp.log1p(square) * weight[..., None]
-    counted = 3.0 * jnp.maximum(jnp.sum(weight), 1e-6)
-    flat = columns.reshape(-1, columns.shape[-1])
-    gram = _einsum("pi,pj->ij", flat * robust.reshape(-1, 1), flat)
-    return jnp.sum(loss) / counted, gram / counted
 
 
 def _step(gram: jax.Array, damping: jax.Array) -> jax.Array:
@@ -228,23 +127,22 @@ def _refine_one(
 
     def weighed(viewmat, exposure, active):
         # In a batch, one that has come to rest sees nothing any more: its tiles cost nothing.
-        columns, pairs = _differences(
+        fit = normal_equations(
             viewmat,
-            exposure,
+            exposure if with_exposure else None,
             image,
-            jnp.where(active, NEAR, jnp.inf),
+            weight,
             problem,
             sh_degree=sh_degree,
             capacity=capacity,
             blurred=blurred,
-            with_exposure=with_exposure,
+            near=jnp.where(active, NEAR, jnp.inf),
         )
-        cost, gram = _weighed(columns, weight, problem.delta)
         away = (place(viewmat) - found_at) / problem.radius
         # The Gram matrix belongs to delta times the cost.
         pull = 2.0 * problem.anchor * problem.delta
-        gram = gram.at[:3, :3].add(pull * jnp.eye(3)).at[:3, -1].add(pull * away)
-        return cost + problem.anchor * jnp.sum(jnp.square(away)), gram, pairs
+        gram = fit.gram.at[:3, :3].add(pull * jnp.eye(3)).at[:3, -1].add(pull * away)
+        return fit.cost + problem.anchor * jnp.sum(jnp.square(away)), gram, fit.pairs
 
     def pixels(viewmat, step):
         """How far a step moves points at the object's outline."""

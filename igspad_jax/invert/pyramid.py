@@ -13,6 +13,7 @@ from igspad_jax.cameras import pose_errors
 from igspad_jax.devices import agreed, brought_home
 from igspad_jax.invert import levenberg
 from igspad_jax.invert.config import Inversion, LevenbergConfig, Sampler
+from igspad_jax.invert.equations import Problem
 from igspad_jax.invert.model import ObjectModel, View, resized
 from igspad_jax.invert.poses import retract
 from igspad_jax.invert.residuals import plain_exposures, residuals_at
@@ -153,10 +154,8 @@ def _refined(
     return after, judged
 
 
-def _problem(
-    model: ObjectModel, view: View, settings: LevenbergConfig, level: int
-) -> levenberg.Problem:
-    return levenberg.Problem(
+def _problem(model: ObjectModel, view: View, settings: LevenbergConfig, level: int) -> Problem:
+    return Problem(
         gaussians=view.gaussians,
         K=view.K,
         background=model.background,

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Detector:
+class Detector:
     """Compares images of one category with renders of its scene."""
 
     gaussians: Gaussians
@@ -44,6 +44,7 @@ class _Detector:
     capacity: Capacity
 
     def load(self, test: TestImage) -> LoadedTest:
+        """A test image as the settings have it read."""
         return load_test(test, **self.config.reading)
 
     def batches(self, items: Sequence[T]) -> Iterator[tuple[Sequence[T], Sequence[T]]]:
@@ -141,7 +142,7 @@ def detect_category(
             " and ".join(sorted(missing)),
         )
     folder.start("detect")
-    detector = _Detector(
+    detector = Detector(
         gaussians=load_scene(folder).gaussians,
         comparison=make_comparison(
             settings.detect.features,

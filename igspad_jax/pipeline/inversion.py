@@ -42,7 +42,7 @@ _DEPTHS_KEPT = 64  # depth maps in memory; of 800 pixels each takes 5 MB with it
 
 
 @dataclasses.dataclass(frozen=True)
-class _Start:
+class Start:
     """Everything that finds first poses for an image."""
 
     views: TrainingViews
@@ -76,16 +76,14 @@ class _Start:
         return found + (initial_poses(image, self.views, count=left) if left else [])
 
 
-def _start(
-    loaded: LoadedViews, settings: Settings, model: ObjectModel, folder: RunFolder
-) -> _Start:
+def _start(loaded: LoadedViews, settings: Settings, model: ObjectModel, folder: RunFolder) -> Start:
     matcher = make_matcher(settings.match.matcher, settings.weights.by_name)
 
     @functools.lru_cache(_DEPTHS_KEPT)
     def depth_of(view: int) -> tuple[np.ndarray, np.ndarray]:
         return model.depth(loaded.viewmats[view])
 
-    return _Start(
+    return Start(
         views=prepare_views(loaded.images, loaded.viewmats, loaded.K, np.asarray(model.centre)),
         matcher=matcher,
         references=()
@@ -185,7 +183,7 @@ def object_model(scene: Scene, loaded: LoadedViews, settings: Settings) -> Objec
     )
 
 
-def _hypotheses(images: np.ndarray, start: _Start, name: str) -> list[list[PoseHypothesis]]:
+def _hypotheses(images: np.ndarray, start: Start, name: str) -> list[list[PoseHypothesis]]:
     """First poses of every image, each process matching its share."""
     share = -(-len(images) // process_count())
     with tqdm(total=share, desc=f"match {name}", unit="image", disable=not is_first()) as bar:
@@ -220,7 +218,7 @@ def _log_trouble(
 def _inverted(
     images: np.ndarray,
     initial: list[list[PoseHypothesis]],
-    start: _Start,
+    start: Start,
     model: ObjectModel,
     settings: Settings,
     name: str,

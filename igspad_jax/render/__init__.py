@@ -1,24 +1,25 @@
 """The differentiable Gaussian rasterizer."""
 
 from igspad_jax.render.capacity import Capacity, CapacityError
-from igspad_jax.render.rasterizer import (
+from igspad_jax.render.linear import (
     LinearRender,
-    Render,
-    render,
-    render_features,
-    render_splats,
+    NormalEquations,
+    render_normal,
     render_with_jacobian,
 )
+from igspad_jax.render.rasterizer import Render, render, render_features, render_splats
 from igspad_jax.render.views import render_depths, render_views
 
 __all__ = [
     "Capacity",
     "CapacityError",
     "LinearRender",
+    "NormalEquations",
     "Render",
     "render",
     "render_depths",
     "render_features",
+    "render_normal",
     "render_splats",
     "render_views",
     "render_with_jacobian",

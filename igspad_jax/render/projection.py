@@ -63,7 +63,7 @@ class Placement(NamedTuple):
     image_axes: jax.Array
 
 
-def place(gaussians: Gaussians, camera: Camera, near: float) -> Placement:
+def place(gaussians: Gaussians, camera: Camera, near: float | jax.Array) -> Placement:
     """Takes Gaussians into the axes of one camera; see `Placement`."""
     W, t = camera.viewmat[:3, :3], camera.viewmat[:3, 3]
     # GPUs would round the factors of these products to 10 bits: whole pixels.
@@ -111,7 +111,7 @@ def project(
     camera: Camera,
     *,
     sh_degree: int,
-    near: float = NEAR,
+    near: float | jax.Array = NEAR,
     blur: float | jax.Array = BLUR,
 ) -> Splats:
     """Projects Gaussians into one camera; differentiable in both.

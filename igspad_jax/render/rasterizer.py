@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from igspad_jax.cameras import Camera
-from igspad_jax.kernels.compositing import composite, composite_with_jacobian
-from igspad_jax.render.projection import BLUR, NEAR, Splats, project
-from igspad_jax.render.tangents import splat_tangents
+from igspad_jax.kernels.compositing import composite
+from igspad_jax.render.projection import NEAR, Splats, project
 from igspad_jax.scene.gaussians import Gaussians
 
 
@@ -27,23 +26,6 @@ class Render(struct.PyTreeNode):
     colour: jax.Array
     alpha: jax.Array
     depth: jax.Array
-    pairs: jax.Array
-
-
-class LinearRender(struct.PyTreeNode):
-    """What one camera sees, and how that moves with the camera.
-
-    Attributes:
-        colour: as for `Render`.
-        alpha: as for `Render`.
-        jacobian: [..., H, W, 3, 6] derivatives of `colour` by tau = [rho, theta] of
-            T <- Exp(tau) T.
-        pairs: as for `Render`.
-    """
-
-    colour: jax.Array
-    alpha: jax.Array
-    jacobian: jax.Array
     pairs: jax.Array
 
 
@@ -144,53 +126,3 @@ def _composited(
         capacity=capacity,
     )
     return values[0], transmittance[0], pairs[0]
-
-
-def render_with_jacobian(
-    gaussians: Gaussians,
-    camera: Camera,
-    background: jax.Array,
-    *,
-    sh_degree: int,
-    capacity: int,
-    near: float = NEAR,
-    blur: float | jax.Array = BLUR,
-) -> LinearRender:
-    """Renders a scene together with the Jacobian of its colours by the pose, in forward mode.
-
-    Works under `jit` and `vmap`, a batch made by `vmap` is one flat list of tiles; not
-    differentiable itself.
-
-    Args:
-        gaussians: the scene.
-        camera: one camera, viewmat [4, 4].
-        background: [3] RGB behind the scene.
-        sh_degree: degree of the spherical harmonics in use.
-        capacity: as for `render`.
-        near: as for `render`.
-        blur: as for `project`.
-
-    """
-    splats = project(gaussians, camera, sh_degree=sh_degree, near=near, blur=blur)
-    moving = splat_tangents(gaussians, camera, splats, sh_degree=sh_degree, near=near, blur=blur)
-    colour, transmittance, pairs, jacobian = composite_with_jacobian(
-        splats.means2d[None],
-        splats.conics[None],
-        splats.opacities[None],
-        splats.colours[None],
-        splats.depths[None],
-        splats.radii[None],
-        jnp.concatenate([moving.means2d, moving.conics], axis=1)[None],
-        # Colours of degree 0 stay as they are, wherever the camera goes.
-        moving.colours[None, ..., : 3 if sh_degree else 0],
-        background[None],
-        width=camera.width,
-        height=camera.height,
-        capacity=capacity,
-    )
-    return LinearRender(
-        colour=colour[0] + transmittance[0][..., None] * background,
-        alpha=1.0 - transmittance[0],
-        jacobian=jacobian[0],
-        pairs=pairs[0],
-    )

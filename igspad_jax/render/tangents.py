@@ -38,7 +38,7 @@ def splat_tangents(
     splats: Splats,
     *,
     sh_degree: int,
-    near: float = NEAR,
+    near: float | jax.Array = NEAR,
     blur: float | jax.Array = BLUR,
 ) -> SplatTangents:
     """The derivatives of `project` by the pose, exact but for the bounds on huge splats.

@@ -129,8 +129,24 @@ def view_order(seed: int, first: int, last: int, views: int) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "radius", "capacity"))
-def _segment(state, views, order, *, config: TrainConfig, radius: float, capacity: int):
-    """Runs the steps whose views are in `order` [steps, batch].
+def segment(
+    state: TrainState,
+    views: Views,
+    order: jax.Array | np.ndarray,
+    *,
+    config: TrainConfig,
+    radius: float,
+    capacity: int,
+) -> tuple[TrainState, jax.Array, jax.Array]:
+    """Runs the steps whose views are in `order` [steps, batch], in one compiled program.
+
+    Args:
+        state: before the first of them.
+        views: training images and cameras.
+        order: int32 [steps, batch] indices of the views.
+        config: see `TrainConfig`.
+        radius: the scene's radius in world units.
+        capacity: as for `render`.
 
     Returns:
         The state, the mean loss, and the slots the renders asked for at most.
@@ -264,7 +280,7 @@ def train(
         state, capacity.slots = agreed((state, capacity.slots))
 
         def advanced(slots, state=state, order=order):
-            return _segment(state, views, order, config=config, radius=radius, capacity=slots)
+            return segment(state, views, order, config=config, radius=radius, capacity=slots)
 
         state, loss, _ = brought_home(capacity.run(advanced, lambda result: result[2]))
         if not np.isfinite(loss):

@@ -2,120 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 
-from igspad_jax.kernels.compositing import backend, mosaic, normal, xla
+from igspad_jax.kernels.compositing import backend
 from igspad_jax.kernels.compositing.backend import Implementation
-from igspad_jax.kernels.compositing.jacobian import composite_jacobian
-from igspad_jax.kernels.compositing.tiles import TILE, TileLists, tile_lists
+from igspad_jax.kernels.compositing.normal import gram, weigh
+from igspad_jax.kernels.compositing.operations import compositor_of, forward_of, operation_of
+from igspad_jax.kernels.compositing.tiles import TileLists
 
-__all__ = ["Implementation", "composite", "composite_normal", "composite_with_jacobian"]
-
-
-class _Compositor(NamedTuple):
-    """What an implementation brings: the side of its tiles, and its functions of their lists."""
-
-    side: int
-    forward: Callable
-    backward: Callable
-    gram: Callable
-
-
-@functools.cache
-def _compositor(implementation: Implementation) -> _Compositor:
-    if implementation == "xla":
-        parts = (xla.composite_forward, xla.composite_backward, normal.composite_gram)
-        side = TILE
-    else:
-        parts = (mosaic.composite_forward, mosaic.composite_backward, mosaic.composite_gram)
-        parts = [functools.partial(f, interpret=implementation == "interpreted") for f in parts]
-        side = mosaic.SIDE
-    forward, backward, gram = parts
-    return _Compositor(side, forward, _folding_batches(backward), _folding_batches(gram))
-
-
-def _folding_batches(function):
-    """Makes `vmap` of a function of [B, ...] arrays one call on the flat batch.
-
-    A plain `vmap` of a loop of dynamic length runs every image as long as the longest; the flat
-    list of tiles does each image's own work once.
-    """
-    folded = custom_vmap(function)
-
-    @folded.def_vmap
-    def rule(axis_size, in_batched, *args):
-        leaves, tree = jax.tree.flatten(args)
-        batched = jax.tree.leaves(in_batched)
-
-        def fold(leaf, is_batched):
-            leaf = leaf if is_batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
-            return leaf.reshape(axis_size * leaf.shape[1], *leaf.shape[2:])
-
-        flat = [fold(*pair) for pair in zip(leaves, batched, strict=True)]
-        out = folded(*jax.tree.unflatten(tree, flat))
-        out = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), out)
-        return out, jax.tree.map(lambda _: True, out)
-
-    return folded
-
-
-@functools.cache
-def _forward(width: int, height: int, capacity: int, implementation: Implementation):
-    """The tile lists of a batch and its composition, for one image size and capacity."""
-    compositor = _compositor(implementation)
-
-    @_folding_batches
-    def forward(splats, depths, radii):
-        def lists_of(splats, depths, radii):
-            return tile_lists(
-                splats[:, :2],
-                splats[:, 2:5],
-                splats[:, 5],
-                depths,
-                radii,
-                width=width,
-                height=height,
-                capacity=capacity,
-                side=compositor.side,
-            )
-
-        lists = jax.vmap(lists_of)(splats, depths, radii)
-        return compositor.forward(splats, lists, width=width, height=height), lists
-
-    return forward
-
-
-@functools.cache
-def _operation(width: int, height: int, capacity: int, implementation: Implementation):
-    """The differentiable operation for one image size and capacity."""
-    forward = _forward(width, height, capacity, implementation)
-    backward = _compositor(implementation).backward
-
-    @jax.custom_vjp
-    def operation(splats, depths, radii):
-        out, lists = forward(splats, depths, radii)
-        return out, lists.pairs
-
-    def operation_fwd(splats, depths, radii):
-        out, lists = forward(splats, depths, radii)
-        return (out, lists.pairs), (splats, lists, out)
-
-    def operation_bwd(residuals, cotangents):
-        splats, lists, out = residuals
-        gradient = backward(splats, TileLists(*lists), out, cotangents[0])
-        return gradient, jnp.zeros(splats.shape[:2]), jnp.zeros((*splats.shape[:2], 2))
-
-    operation.defvjp(operation_fwd, operation_bwd)
-    return operation
-
-
-_jacobian = _folding_batches(composite_jacobian)
+__all__ = [
+    "Implementation",
+    "composite",
+    "composite_normal",
+    "composite_with_jacobian",
+    "gram",
+    "weigh",
+]
 
 
 def composite(
@@ -154,7 +57,7 @@ def composite(
         image asks for [B]. Where that exceeds `capacity` the farthest splats are missing.
     """
     splats = jnp.concatenate([means2d, conics, opacities[..., None], features], axis=-1)
-    out, pairs = _operation(width, height, capacity, backend.chosen(implementation))(
+    out, pairs = operation_of(width, height, capacity, backend.chosen(implementation))(
         splats, jax.lax.stop_gradient(depths), jax.lax.stop_gradient(radii)
     )
     return out[..., :-1], out[..., -1], pairs
@@ -174,10 +77,11 @@ def composite_with_jacobian(
     width: int,
     height: int,
     capacity: int,
+    implementation: Implementation | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Composites splats and says how every pixel moves with P parameters of the splats.
 
-    Forward mode; not differentiable itself. In XLA on every machine.
+    Forward mode; not differentiable itself.
 
     Args:
         means2d: this and what follows up to `radii` as for `composite`.
@@ -192,15 +96,19 @@ def composite_with_jacobian(
         width: image width in pixels.
         height: image height in pixels.
         capacity: as for `composite`.
+        implementation: as for `composite`.
 
     Returns:
         The three results of `composite`, then the [B, H, W, C, P] Jacobian of
         features + transmittance * background.
     """
+    implementation = backend.chosen(implementation)
     splats = jnp.concatenate([means2d, conics, opacities[..., None], features], axis=-1)
-    out, lists = _forward(width, height, capacity, "xla")(splats, depths, radii)
+    out, lists = forward_of(width, height, capacity, implementation)(splats, depths, radii)
     lists = TileLists(*lists)
-    jacobian = _jacobian(splats, tangents, feature_tangents, lists, out, background)
+    jacobian = compositor_of(implementation).jacobian(
+        splats, tangents, feature_tangents, lists, out, background
+    )
     return out[..., :-1], out[..., -1], lists.pairs, jacobian
 
 
@@ -214,6 +122,8 @@ def composite_normal(
     tangents: jax.Array,
     feature_tangents: jax.Array,
     background: jax.Array,
+    basis: jax.Array,
+    shades: jax.Array,
     images: jax.Array,
     weights: jax.Array,
     deltas: jax.Array,
@@ -225,9 +135,12 @@ def composite_normal(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normal equations of a fit of features + transmittance * background to images.
 
-    With J the Jacobian by the P parameters, r the difference and W Cauchy's weights at r: the
+    With J the Jacobian by the fit's parameters, r the difference and W Cauchy's weights at r: the
     Gram matrix of the columns [J, r] under W, whose blocks are J^T W J, J^T W r and r^T W r.
     Kernels never write J to memory. Not differentiable.
+
+    The fit's parameters are D that move the P of the tangents, and E that change the features of
+    all splats alike.
 
     Args:
         means2d: this and what follows up to `background` as for `composite_with_jacobian`.
@@ -236,9 +149,12 @@ def composite_normal(
         features: see there.
         depths: see there.
         radii: see there.
-        tangents: see there; a basis of the parameters is contracted with them beforehand.
+        tangents: see there.
         feature_tangents: see there.
         background: see there.
+        basis: [B, P, D] derivatives of the tangents' parameters by the first D of the fit's.
+        shades: [B, E, 2] slope and offset for each of the fit's other parameters: the derivative
+            of a feature f is slope * f + offset.
         images: [B, H, W, C] to fit.
         weights: [B, H, W] what each pixel counts.
         deltas: [B] difference at which its weight has fallen to a half.
@@ -248,16 +164,20 @@ def composite_normal(
         implementation: as for `composite`.
 
     Returns:
-        Mean robust cost [B], Gram matrix [B, P + 1, P + 1], mean over the counted values, and
-        the slots each image asks for [B].
+        Mean robust cost [B], Gram matrix [B, D + E + 1, D + E + 1], mean over the counted values,
+        and the slots each image asks for [B].
     """
     implementation = backend.chosen(implementation)
     splats = jnp.concatenate([means2d, conics, opacities[..., None], features], axis=-1)
-    out, lists = _forward(width, height, capacity, implementation)(splats, depths, radii)
+    out, lists = forward_of(width, height, capacity, implementation)(splats, depths, radii)
     lists = TileLists(*lists)
-    difference = out[..., :-1] + out[..., -1:] * background[:, None, None, :] - images
-    cost, robust = normal.weigh(difference, weights, deltas)
-    gram = _compositor(implementation).gram(
-        splats, tangents, feature_tangents, lists, out, background, difference, robust
+    values, transmittance = out[..., :-1], out[..., -1:]
+    difference = values + transmittance * background[:, None, None, :] - images
+    cost, robust = weigh(difference, weights, deltas)
+    slope, offset = (shades[:, None, None, None, :, i] for i in range(2))
+    by_shade = slope * values[..., None] + offset * (1.0 - transmittance[..., None])
+    known = jnp.concatenate([by_shade, difference[..., None]], axis=-1)
+    products = compositor_of(implementation).gram(
+        splats, tangents, feature_tangents, lists, out, background, basis, known, robust
     )
-    return cost, gram, lists.pairs
+    return cost, products, lists.pairs

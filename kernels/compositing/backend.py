@@ -7,15 +7,20 @@ Pallas is imported where it is used: that takes half a second, and CPUs never ne
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from igspad_jax.errors import InputError
+
 Implementation = Literal["xla", "mosaic", "interpreted"]
 
+_VARIABLE = "IGSPAD_JAX_COMPOSITOR"  # a user's own choice among `_FOR_USERS`
+_FOR_USERS = ("xla", "mosaic")
 _HOPPER = 9  # major compute capability; older GPUs lack the copies into shared memory
 
 
@@ -24,12 +29,21 @@ def chosen(implementation: Implementation | None) -> Implementation:
 
     Args:
         implementation: "xla", "mosaic" (the GPU kernels), "interpreted" (the same on a CPU, step
-            by step: for tests), or None: Mosaic on a Hopper GPU or newer, XLA elsewhere.
+            by step: for tests), or None: what the environment variable IGSPAD_JAX_COMPOSITOR says
+            ("xla" or "mosaic"), else Mosaic on a Hopper GPU or newer, XLA elsewhere.
 
     Raises:
         ValueError: it is none of these.
+        InputError: the variable is neither.
     """
     if implementation is None:
+        if wanted := os.environ.get(_VARIABLE):
+            if wanted not in _FOR_USERS:
+                raise InputError(
+                    f"environment variable {_VARIABLE}={wanted}: there is no such compositor; "
+                    f"use {' or '.join(_FOR_USERS)}, or unset it to take what suits the device"
+                )
+            return cast(Implementation, wanted)
         device = jax.devices()[0]
         # "9.0", or "gfx942" on GPUs of another make.
         major = str(getattr(device, "compute_capability", "")).partition(".")[0]

@@ -31,6 +31,13 @@ def weigh(
     return cost, share / (1.0 + square)
 
 
+def gram(columns: jax.Array, robust: jax.Array) -> jax.Array:
+    """[B, D, D] Gram matrix of [B, H, W, C, D] columns under [B, H, W, C] weights."""
+    flat = columns.reshape(len(columns), -1, columns.shape[-1])
+    weighed = flat * robust.reshape(*flat.shape[:2], 1)
+    return jnp.einsum("bpi,bpj->bij", weighed, flat, precision="highest")
+
+
 def composite_gram(
     splats: jax.Array,
     tangents: jax.Array,
@@ -38,10 +45,11 @@ def composite_gram(
     lists: TileLists,
     out: jax.Array,
     background: jax.Array,
-    difference: jax.Array,
+    basis: jax.Array,
+    known: jax.Array,
     robust: jax.Array,
 ) -> jax.Array:
-    """Gram matrix of the columns of Jacobian and difference.
+    """Gram matrix of the columns of the Jacobian by the fit's parameters, and of known columns.
 
     Args:
         splats: this and what follows up to `background` as for `composite_jacobian`.
@@ -50,14 +58,13 @@ def composite_gram(
         lists: see there.
         out: see there.
         background: see there.
-        difference: [B, H, W, C] image composited less image given.
+        basis: [B, P, D] derivatives of the tangents' parameters by the fit's.
+        known: [B, H, W, C, E] columns that need no walk.
         robust: [B, H, W, C] weights.
 
     Returns:
-        [B, P + 1, P + 1].
+        [B, D + E, D + E].
     """
     jacobian = composite_jacobian(splats, tangents, feature_tangents, lists, out, background)
-    columns = jnp.concatenate([jacobian, difference[..., None]], axis=-1)
-    flat = columns.reshape(len(columns), -1, columns.shape[-1])
-    weighed = flat * robust.reshape(*flat.shape[:2], 1)
-    return jnp.einsum("bpi,bpj->bij", weighed, flat, precision="highest")
+    turned = jnp.einsum("bhwcp,bpd->bhwcd", jacobian, basis, precision="highest")
+    return gram(jnp.concatenate([turned, known], axis=-1), robust)

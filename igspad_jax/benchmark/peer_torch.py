@@ -1,11 +1,18 @@
-"""A plain rasterizer in PyTorch, for comparison only; see benchmark_rasterizer.py."""
+"""A plain rasterizer in PyTorch on the CPU: what one would write with tensors and autograd.
+
+The same projection and the same lists as ours, each tile's list padded to the longest of a chunk of
+tiles. Images of a batch are drawn one after the other.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 
 import numpy as np
 
+from igspad_jax.benchmark.scenes import Scene
+from igspad_jax.benchmark.timing import Prepared
 from igspad_jax.kernels.compositing.groups import ALPHA_MAX
 from igspad_jax.kernels.compositing.tiles import ALPHA_CUT
 from igspad_jax.render.projection import BLUR
@@ -14,61 +21,76 @@ from igspad_jax.scene.harmonics import C0
 _TILE = 8  # twice as fast as 16 on CPUs here, as it is for ours
 _ELEMENTS = 2**18  # of the largest temporary: more does not fit the caches
 _NEAR = 0.01
+_NAMES = ("means", "log_scales", "quats", "opacity_logits", "sh")
+
+
+def prepare(part: str, scene: Scene) -> Prepared:
+    """Makes a part ready; see `igspad_jax.benchmark.programs`."""
+    rasterizer = TorchRasterizer(scene)
+    if part == "forward":
+        return Prepared(rasterizer.images, lambda seen: {"images": seen[[0, -1]]})
+    if part == "backward":
+        return Prepared(rasterizer.gradient, lambda found: dict(zip(_NAMES, found, strict=True)))
+    return Prepared(rasterizer.viewmat_gradient, lambda found: {"viewmats": found[0]})
+
+
+def peak_bytes() -> None:
+    """PyTorch does not tell on CPUs."""
+
+
+def versions() -> dict[str, str]:
+    """Of what was measured."""
+    return {"torch": importlib.import_module("torch").__version__}
 
 
 class TorchRasterizer:
-    """One scene and view, ready to be rendered and differentiated by autograd.
+    """One scene, ready to be rendered and differentiated by autograd."""
 
-    Args:
-        parameters: means, log_scales, quats, opacity_logits and sh of degree 0, as in `Gaussians`.
-        viewmat: [4, 4].
-        K: [3, 3].
-        size: width and height of the image in pixels.
-        background: RGB.
-        weights: [size, size, 3] gradient of the loss with respect to the image.
-        threads: CPU threads that PyTorch may use.
-    """
-
-    def __init__(
-        self,
-        parameters: list[np.ndarray],
-        viewmat: np.ndarray,
-        K: np.ndarray,
-        size: int,
-        background: tuple[float, float, float],
-        weights: np.ndarray,
-        *,
-        threads: int,
-    ):
+    def __init__(self, scene: Scene):
         # By name, so that type checkers do not ask for it: it is an optional dependency.
         self._torch = torch = importlib.import_module("torch")
-        torch.set_num_threads(threads)
-        self._parameters = [torch.tensor(p, requires_grad=True) for p in parameters]
-        self._viewmat, self._K = torch.tensor(viewmat), torch.tensor(K)
-        self._size, self._tiles = size, -(-size // _TILE)
-        self._background, self._weights = torch.tensor(background), torch.tensor(weights)
+        if hasattr(os, "sched_getaffinity"):
+            torch.set_num_threads(len(os.sched_getaffinity(0)))  # as XLA does by itself
+        leaves = [getattr(scene.gaussians, name) for name in _NAMES]
+        self._parameters = [torch.tensor(leaf, requires_grad=True) for leaf in leaves]
+        self._viewmats = torch.tensor(scene.viewmats, requires_grad=True)
+        self._K = torch.tensor(scene.K)
+        self._size, self._tiles = scene.size, -(-scene.size // _TILE)
+        self._background = torch.tensor(scene.background)
+        self._weights = torch.tensor(scene.weights)
 
-    def forward(self) -> np.ndarray:
-        """The image [size, size, 3]."""
+    def images(self) -> np.ndarray:
+        """The images [B, size, size, 3]."""
         with self._torch.no_grad():
-            return self._render().numpy()
+            return self._torch.stack([self._render(view) for view in self._viewmats]).numpy()
 
-    def both(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The image and the gradient of each of the parameters."""
-        image = self._render()
-        gradient = self._torch.autograd.grad((image * self._weights).sum(), self._parameters)
-        return image.detach().numpy(), [g.numpy() for g in gradient]
+    def gradient(self) -> list[np.ndarray]:
+        """The gradient by each of the parameters."""
+        return self._gradient(self._parameters)
 
-    def _project(self):
+    def viewmat_gradient(self) -> list[np.ndarray]:
+        """The gradient [B, 4, 4] by the viewmats, in a list of its own."""
+        return self._gradient([self._viewmats])
+
+    def _gradient(self, by: list) -> list[np.ndarray]:
+        sums = [np.zeros(tuple(each.shape), np.float32) for each in by]
+        for view in self._viewmats:  # the memory of one image at a time
+            loss = (self._render(view) * self._weights).sum()
+            for total, part in zip(sums, self._torch.autograd.grad(loss, by), strict=True):
+                total += part.numpy()
+        return sums
+
+    def _project(self, viewmat):
         """Rows of the visible splats, front to back: mean 2, conic 3, opacity, RGB 3; radii."""
         torch = self._torch
         means, log_scales, quats, opacity_logits, sh = self._parameters
-        W, t = self._viewmat[:3, :3], self._viewmat[:3, 3]
+        W, t = viewmat[:3, :3], viewmat[:3, 3]
         fx, fy, cx, cy = (self._K[i] for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
         p = means @ W.T + t
         opacities = torch.sigmoid(opacity_logits)
         seen = torch.nonzero((p[:, 2] > _NEAR) & (opacities > ALPHA_CUT))[:, 0]
-        order = seen[torch.argsort(p[seen, 2])]
+        # Equal depths in the order of the Gaussians, as in ours.
+        order = seen[torch.argsort(p[seen, 2], stable=True)]
         p, opacities = p[order], opacities[order]
         x, y, z = p.unbind(1)
         w, i, j, k = torch.nn.functional.normalize(quats[order], dim=1).unbind(1)
@@ -107,9 +129,9 @@ class TorchRasterizer:
         counts = torch.bincount(tile, minlength=limit * limit)
         return splat[order], torch.cumsum(counts, 0) - counts, counts
 
-    def _render(self):
+    def _render(self, viewmat):
         torch = self._torch
-        rows, radii = self._project()
+        rows, radii = self._project(viewmat)
         splats, starts, counts = self._lists(rows, radii)
         nothing = torch.zeros(1, rows.shape[1])
         rows = torch.cat([rows, nothing])  # what padding points to

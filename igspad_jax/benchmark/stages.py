@@ -1,0 +1,149 @@
+"""Parts that a whole image goes through: matching, inversion, detection.
+
+The images are renders of the scene itself with some noise, so that the solver has a pose to find.
+Matchers and features are those that a run takes when left alone: the best whose weights are at
+hand.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from igspad_jax.benchmark.scenes import RADIUS, Scene, cameras
+from igspad_jax.benchmark.timing import Prepared
+from igspad_jax.cameras import pose_errors
+from igspad_jax.detect import best_features, image_score, make_comparison
+from igspad_jax.invert import InvertConfig, ObjectModel, invert
+from igspad_jax.match import best_matcher, make_matcher, prepare_views
+from igspad_jax.pipeline.detection import Detector
+from igspad_jax.pipeline.inversion import Start
+from igspad_jax.pipeline.settings import DataConfig, DetectConfig, MatchConfig
+from igspad_jax.render import Capacity
+
+_TRAINING_VIEWS = 32
+_NOISE = 0.02  # standard deviation in the units of the images
+_OFF = 8.0  # degrees of the first hypothesis, and twice, three times as many of the others
+
+
+class _Subject(NamedTuple):
+    """The object and images of it.
+
+    Attributes:
+        model: the object.
+        images: [B, H, W, 3] in [0, 1].
+        viewmats: [B, 4, 4] true poses of the images.
+    """
+
+    model: ObjectModel
+    images: np.ndarray
+    viewmats: np.ndarray
+
+    def errors(self, viewmats: np.ndarray) -> dict[str, float]:
+        """Median errors of [B, 4, 4] poses, for the record."""
+        degrees, percent = pose_errors(viewmats, self.viewmats, np.zeros(3))
+        return {"degrees": float(np.median(degrees)), "percent": float(np.median(percent))}
+
+
+def _subject(scene: Scene) -> _Subject:
+    model = ObjectModel(
+        jax.tree.map(jnp.asarray, scene.gaussians),
+        scene.K,
+        width=scene.size,
+        height=scene.size,
+        background=scene.background,
+        centre=np.zeros(3),
+        radius=RADIUS,
+        capacity=Capacity(4 * len(scene.gaussians)),
+    )
+    noise = _NOISE * np.random.default_rng(2).normal(size=(scene.size, scene.size, 3))
+    images = np.clip(_one_by_one(model, scene.viewmats) + noise, 0.0, 1.0)
+    return _Subject(model, images.astype(np.float32), scene.viewmats)
+
+
+def _one_by_one(model: ObjectModel, viewmats: np.ndarray) -> np.ndarray:
+    """Renders in the memory of one."""
+    return np.concatenate([model.renders(viewmat[None]) for viewmat in viewmats])
+
+
+def _match(scene: Scene) -> Prepared:
+    subject = _subject(scene)
+    # Between the cameras of the images.
+    viewmats = cameras(_TRAINING_VIEWS, first=0.4)
+    training = _one_by_one(subject.model, viewmats.astype(np.float32))
+    name, _ = best_matcher()
+    matcher = make_matcher(name)
+
+    @functools.cache
+    def depth_of(view: int) -> tuple[np.ndarray, np.ndarray]:
+        return subject.model.depth(viewmats[view])
+
+    start = Start(
+        views=prepare_views(training, viewmats, scene.K, np.zeros(3)),
+        matcher=matcher,
+        references=matcher.prepare(training),
+        depth_of=depth_of,
+        config=MatchConfig(),
+    )
+
+    def run() -> np.ndarray:
+        return np.stack([start.hypotheses(image)[0].viewmat for image in subject.images])
+
+    def figures(found: np.ndarray) -> dict[str, Any]:
+        return {"matcher": name, **subject.errors(found)}
+
+    return Prepared(run, figures=figures)
+
+
+def _turned(viewmats: np.ndarray, degrees: float, seed: int) -> np.ndarray:
+    """Poses turned about the object by an angle, about axes by chance."""
+    axes = np.random.default_rng(seed).normal(size=(len(viewmats), 3))
+    axes *= np.radians(degrees) / np.linalg.norm(axes, axis=1, keepdims=True)
+    turned = viewmats.copy()
+    turned[:, :3, :3] = Rotation.from_rotvec(axes).as_matrix() @ viewmats[:, :3, :3]
+    return turned
+
+
+def _invert(scene: Scene) -> Prepared:
+    subject = _subject(scene)
+    hypotheses = MatchConfig().hypotheses
+    initial = [_turned(subject.viewmats, _OFF * (i + 1), seed=i) for i in range(hypotheses)]
+    config = InvertConfig(batch=len(subject.images))
+
+    def run() -> np.ndarray:
+        return invert(subject.model, subject.images, np.stack(initial, axis=1), config).viewmats
+
+    return Prepared(run, figures=subject.errors)
+
+
+def _detect(scene: Scene) -> Prepared:
+    subject = _subject(scene)
+    name, _ = best_features()
+    detector = Detector(
+        gaussians=subject.model.gaussians,
+        comparison=make_comparison(name),
+        K=np.asarray(subject.model.K),
+        config=DataConfig(background=(1.0, 1.0, 1.0)),
+        capacity=subject.model.capacity,
+    )
+    pool = max(1, round(DetectConfig().pool * scene.size))
+
+    def run() -> list[float]:
+        detector.comparison.forget()  # these are new images each time
+        scores = []
+        for real, filled in detector.batches(range(len(subject.images))):
+            images, viewmats = subject.images[filled], subject.viewmats[filled]
+            references = detector.renders(images, list(viewmats), [(1.0, 0.0)] * len(filled))
+            heat_maps = detector.comparison.anomaly_maps(images, references)
+            scores += np.asarray(image_score(heat_maps, pool=pool))[: len(real)].tolist()
+        return scores
+
+    return Prepared(run, figures=lambda scores: {"features": name, "score": float(np.mean(scores))})
+
+
+STAGES = {"match": _match, "invert": _invert, "detect": _detect}

@@ -1,0 +1,163 @@
+"""Renders with their first derivatives by the pose, in forward mode."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from igspad_jax.cameras import Camera
+from igspad_jax.kernels.compositing import composite_normal, composite_with_jacobian
+from igspad_jax.render.projection import BLUR, NEAR, project
+from igspad_jax.render.tangents import splat_tangents
+from igspad_jax.scene.gaussians import Gaussians, exposed
+
+
+class LinearRender(struct.PyTreeNode):
+    """What one camera sees, and how that moves with the camera.
+
+    Attributes:
+        colour: as for `Render`.
+        alpha: as for `Render`.
+        jacobian: [..., H, W, 3, 6] derivatives of `colour` by tau = [rho, theta] of
+            T <- Exp(tau) T.
+        pairs: as for `Render`.
+    """
+
+    colour: jax.Array
+    alpha: jax.Array
+    jacobian: jax.Array
+    pairs: jax.Array
+
+
+class NormalEquations(struct.PyTreeNode):
+    """What a Gauss-Newton step needs to know of a render's fit to an image.
+
+    Attributes:
+        cost: [...] mean robust difference, in units of the image.
+        gram: [..., D + 1, D + 1] of the robustly weighted columns of Jacobian and difference, mean
+            over the counted values.
+        pairs: as for `Render`.
+    """
+
+    cost: jax.Array
+    gram: jax.Array
+    pairs: jax.Array
+
+
+def render_with_jacobian(
+    gaussians: Gaussians,
+    camera: Camera,
+    background: jax.Array,
+    *,
+    sh_degree: int,
+    capacity: int,
+    near: float | jax.Array = NEAR,
+    blur: float | jax.Array = BLUR,
+) -> LinearRender:
+    """Renders a scene together with the Jacobian of its colours by the pose, in forward mode.
+
+    Works under `jit` and `vmap`, a batch made by `vmap` is one flat list of tiles; not
+    differentiable itself.
+
+    Args:
+        gaussians: the scene.
+        camera: one camera, viewmat [4, 4].
+        background: [3] RGB behind the scene.
+        sh_degree: degree of the spherical harmonics in use.
+        capacity: as for `render`.
+        near: as for `render`.
+        blur: as for `project`.
+    """
+    moving = _moving(gaussians, camera, sh_degree=sh_degree, near=near, blur=blur)
+    colour, transmittance, pairs, jacobian = composite_with_jacobian(
+        *moving,
+        background=background[None],
+        width=camera.width,
+        height=camera.height,
+        capacity=capacity,
+    )
+    return LinearRender(
+        colour=colour[0] + transmittance[0][..., None] * background,
+        alpha=1.0 - transmittance[0],
+        jacobian=jacobian[0],
+        pairs=pairs[0],
+    )
+
+
+def render_normal(
+    gaussians: Gaussians,
+    camera: Camera,
+    background: jax.Array,
+    image: jax.Array,
+    weight: jax.Array,
+    delta: jax.Array,
+    basis: jax.Array,
+    exposure: jax.Array | None = None,
+    *,
+    sh_degree: int,
+    capacity: int,
+    near: float | jax.Array = NEAR,
+    blur: float | jax.Array = BLUR,
+) -> NormalEquations:
+    """The robust normal equations of a render's fit to an image, see `composite_normal`.
+
+    Works under `jit` and `vmap` as `render_with_jacobian` does; not differentiable.
+
+    Args:
+        gaussians: the scene.
+        camera: one camera, viewmat [4, 4].
+        background: [3] RGB behind the scene.
+        image: [H, W, 3] to fit.
+        weight: [H, W] what each pixel counts.
+        delta: [] difference at which its weight has fallen to a half.
+        basis: [6, 6] derivative of the camera's twist by the fit's first six parameters, the pose.
+        exposure: [2] gain and bias of the scene's colours, which are two parameters more, or None:
+            the colours are right as they are.
+        sh_degree: as for `render`.
+        capacity: as for `render`.
+        near: as for `render`.
+        blur: as for `project`.
+    """
+    if exposure is None:
+        shades = jnp.zeros((0, 2))
+    else:
+        gain, bias = exposure
+        gaussians = exposed(gaussians, gain, bias)
+        # A colour is gain * c + bias: its derivatives are c, and 1.
+        shades = jnp.array([[1.0 / gain, -bias / gain], [0.0, 1.0]])
+    moving = _moving(gaussians, camera, sh_degree=sh_degree, near=near, blur=blur)
+    fit = (background, basis, shades, image, weight, delta)
+    cost, gram, pairs = composite_normal(
+        *moving,
+        *(jnp.asarray(part)[None] for part in fit),
+        width=camera.width,
+        height=camera.height,
+        capacity=capacity,
+    )
+    return NormalEquations(cost=cost[0], gram=gram[0], pairs=pairs[0])
+
+
+def _moving(
+    gaussians: Gaussians,
+    camera: Camera,
+    *,
+    sh_degree: int,
+    near: float | jax.Array,
+    blur: float | jax.Array,
+) -> tuple[jax.Array, ...]:
+    """One camera's splats and their tangents, the first arguments of `composite_with_jacobian`."""
+    splats = project(gaussians, camera, sh_degree=sh_degree, near=near, blur=blur)
+    tangents = splat_tangents(gaussians, camera, splats, sh_degree=sh_degree, near=near, blur=blur)
+    parts = (
+        splats.means2d,
+        splats.conics,
+        splats.opacities,
+        splats.colours,
+        splats.depths,
+        splats.radii,
+        jnp.concatenate([tangents.means2d, tangents.conics], axis=1),
+        # Colours of degree 0 stay as they are, wherever the camera goes.
+        tangents.colours[..., : 3 if sh_degree else 0],
+    )
+    return tuple(part[None] for part in parts)
