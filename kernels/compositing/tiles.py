@@ -113,7 +113,9 @@ def tile_lists(
     place = jnp.stack([low[:, 0], low[:, 1], jnp.maximum(span[:, 0], 1), ends - boxes], axis=1)
 
     slot = jnp.arange(capacity, dtype=jnp.int32)
-    rank = jnp.repeat(jnp.arange(count, dtype=jnp.int32), boxes, total_repeat_length=capacity)
+    # `jnp.repeat` of the ranks, which would take one gather more.
+    begins = jnp.zeros(capacity, jnp.int32).at[ends - boxes].add(1, mode="drop")
+    rank = jnp.cumsum(begins) - 1
     x0, y0, across, first = (place[rank, i] for i in range(4))
     local = slot - first
     tile_x, tile_y = x0 + local % across, y0 + local // across
@@ -123,15 +125,13 @@ def tile_lists(
     touches = (slot < pairs) & (nearest <= row[:, 5] * (1.0 + 1e-5) + 1e-5)
     tile = jnp.where(touches, tile_y * columns + tile_x, rows * columns)
 
-    tiles = jnp.arange(rows * columns + 1, dtype=jnp.uint32)
+    # Sums of integers: the same in any order. A search for the bounds would be a loop.
+    counts = jnp.zeros(rows * columns, jnp.int32).at[tile].add(1, mode="drop")
     if (rows * columns + 1) * count < 2**32:
         # One packed key sorts three times faster than a key and its value.
         key = jnp.sort(tile.astype(jnp.uint32) * jnp.uint32(count) + rank.astype(jnp.uint32))
         rank = (key % jnp.uint32(count)).astype(jnp.int32)
-        bounds = jnp.searchsorted(key, tiles * jnp.uint32(count)).astype(jnp.int32)
     else:
-        tile, rank = jax.lax.sort((tile.astype(jnp.uint32), rank), num_keys=1, is_stable=True)
-        bounds = jnp.searchsorted(tile, tiles).astype(jnp.int32)
-    return TileLists(
-        splats=order[rank], starts=bounds[:-1], counts=bounds[1:] - bounds[:-1], pairs=pairs
-    )
+        rank = jax.lax.sort((tile.astype(jnp.uint32), rank), num_keys=1, is_stable=True)[1]
+    starts = jnp.cumsum(counts) - counts
+    return TileLists(splats=order[rank], starts=starts, counts=counts, pairs=pairs)
