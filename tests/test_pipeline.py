@@ -535,7 +535,10 @@ class TestSettings:
         ("name", "said"),
         [
             ("train.stpes", "config.train.stpes: did you mean config.train.steps? config.train"),
-            ("trian.steps", "config.trian: did you mean config.train? config has data, weights, train,"),
+            (
+                "trian.steps",
+                "config.trian: did you mean config.train? config has data, weights, train,",
+            ),
             ("train.rates.maens", "did you mean config.train.rates.means?"),
             ("train.zzz", "config.train.zzz: config.train has steps, count,"),
             ("train.steps.more", "config.train.steps has no parts"),
