@@ -81,7 +81,7 @@ def test_training_steps(count, size, batch):
     views = trainer.Views(
         shaped(60, size, size, 3), shaped(60, 4, 4), shaped(3, 3), background=shaped(3)
     )
-    traced = trainer._segment.trace(
+    traced = trainer.segment.trace(
         state,
         views,
         shaped(100, batch, dtype=jnp.int32),
