@@ -323,12 +323,12 @@ class TestRoofline:
     WORK = roofline.Work(50_000, 1, 9, 1, 400 * 400, 158_000)
 
     def test_against_docs(self):
-        """The estimates there: 0.05 ms forward, 0.3 the gradient, 0.2 normal equations."""
+        """The estimates there: 0.05 ms forward, 0.3 the gradient, 0.15 normal equations."""
         ms = {part: roofline.bound(part, self.WORK, "NVIDIA H200").ms for part in COMPARED}
         assert ms["forward"] == pytest.approx(158_000 * 70 / (132 * 1.7e6), rel=1e-6)
         assert ms["forward"] == pytest.approx(0.05, abs=0.005)
         assert ms["backward"] - ms["forward"] == pytest.approx(0.3, abs=0.03)
-        assert ms["pose"] - ms["forward"] == pytest.approx(0.2, abs=0.01)
+        assert ms["pose"] - ms["forward"] == pytest.approx(0.15, abs=0.005)
 
     def test_memory(self):
         found = roofline.bound("dssim", self.WORK, "NVIDIA H100 80GB HBM3")

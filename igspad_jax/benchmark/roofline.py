@@ -7,10 +7,10 @@ latency, launches and sorting beyond what is named here.
 schedulers every cycle. Work is counted as pairs of a splat and a tile of 16 x 16 pixels, after
 the exact test of the splat's ellipse against the tile, times 256 pixels, times instructions for a
 pixel and a splat. The latter are those of our own kernels as compiled (docs/kernels.md gives them
-for a thread, which has two pixels): 70 / 2 forward, (74 + 328) / 2 more for the gradient, 288 / 2
-more for normal equations. Those of the Jacobian are not counted yet, and forward's stand for them:
-its bound is a loose one. Kernels that need fewer instructions, or that stop early where no light
-is left, can beat this bound; a share above 1 is then no error.
+for a thread, which has two pixels): 70 / 2 forward, (74 + 328) / 2 more for the gradient, 211 / 2
+more for normal equations and for the Jacobian, of colours that do not depend on the view. Kernels
+that need fewer instructions, or that stop early where no light is left, can beat this bound; a share
+above 1 is then no error.
 
 **Memory.** Numbers of four bytes, each counted as often as it must cross between memory and
 multiprocessors: parameters in; splats (mean 2, conic 3, opacity, four features: 10 numbers) out and
@@ -38,12 +38,12 @@ _TANGENTS = 5 * 6  # numbers
 _GEOMETRY = 3 + 3 + 4 + 1  # parameters of a Gaussian beside its harmonics
 _CHANNELS = 4  # of a composited image: colour and transmittance
 
-_FORWARD, _GRADIENT, _NORMAL = 70 / 2, (74 + 328) / 2, 288 / 2
+_FORWARD, _GRADIENT, _DERIVATIVES = 70 / 2, (74 + 328) / 2, 211 / 2
 _INSTRUCTIONS = {  # a pixel and splat
     "forward": _FORWARD,
     "backward": _FORWARD + _GRADIENT,
-    "pose": _FORWARD + _NORMAL,
-    "jacobian": _FORWARD,
+    "pose": _FORWARD + _DERIVATIVES,
+    "jacobian": _FORWARD + _DERIVATIVES,
     "train": _FORWARD + _GRADIENT,
     "dssim": 0.0,
 }
