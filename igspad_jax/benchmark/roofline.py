@@ -9,8 +9,8 @@ the exact test of the splat's ellipse against the tile, times 256 pixels, times 
 pixel and a splat. The latter are those of our own kernels as compiled (docs/kernels.md gives them
 for a thread, which has two pixels): 70 / 2 forward, (74 + 328) / 2 more for the gradient, 211 / 2
 more for normal equations and for the Jacobian, of colours that do not depend on the view. Kernels
-that need fewer instructions, or that stop early where no light is left, can beat this bound; a share
-above 1 is then no error.
+that need fewer instructions, or that stop early where no light is left, can beat this bound; a
+share above 1 is then no error.
 
 **Memory.** Numbers of four bytes, each counted as often as it must cross between memory and
 multiprocessors: parameters in; splats (mean 2, conic 3, opacity, four features: 10 numbers) out and
