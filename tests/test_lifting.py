@@ -15,7 +15,7 @@ import pytest
 
 from igspad_jax.cameras import look_at, pose_errors
 from igspad_jax.errors import InputError
-from igspad_jax.match import Matches, pnp_poses, prepare_views
+from igspad_jax.match import Matches, all_views, pnp_poses, prepare_views
 from igspad_jax.match.lifting import lift
 from igspad_jax.render import Capacity, render_depths, render_views
 from igspad_jax.scene import Gaussians
@@ -112,7 +112,8 @@ def somewhere(roll=0.0):
 def poses(views, depth_of, matches, **kwargs):
     query = np.ones((SIZE, SIZE, 3), np.float32)
     matcher = Oracle(matches)
-    return pnp_poses(query, views, matcher, matcher.prepare(None), depth_of, **kwargs)
+    turns = all_views(query, views)
+    return pnp_poses(query, views, matcher, matcher.prepare(None), depth_of, turns, **kwargs)
 
 
 class TestLift:
@@ -292,7 +293,7 @@ def test_rendered_depths(ball_views, views, depth_of, ball_scene):
 class TestInputs:
     def test_query_of_another_size(self, ball_views, views, depth_of):
         with pytest.raises(InputError, match="48x48"):
-            pnp_poses(np.ones((48, 48, 3)), views, Oracle([]), [], depth_of)
+            pnp_poses(np.ones((48, 48, 3)), views, Oracle([]), [], depth_of, {})
 
     def test_depth_of_another_size(self, ball_views, views):
         flat = np.ones((16, 16))

@@ -141,7 +141,7 @@ def test_upright_matcher_gets_turned_queries(scene, turn):
     x, y = np.floor(matches.query_points[0]).astype(int)
     u, v = np.floor(matches.reference_points[0]).astype(int)
     np.testing.assert_array_equal(query[y, x], images[5][v, u])
-    (hypothesis,) = most_matched(query, views, UprightMatcher(), images)
+    (hypothesis,) = most_matched(query, views, UprightMatcher(), images, turns)
     assert hypothesis.training_view == 5 and hypothesis.score == 1.0
     # The turned picture is that of the camera found.
     angle = np.radians(degrees)
@@ -166,12 +166,15 @@ def test_paper_rule_picks_the_nearest_view():
     viewmats = np.stack([camera(a, 10) for a in (50, 30, 10, 170)])
     views = prepare_views(references, viewmats, intrinsics_from_angle(0.69, 200, 200), CENTRE)
     matcher = OpenCVMatcher()
-    found = most_matched(images[0], views, matcher, matcher.prepare(references), count=2)
+    found = most_matched(
+        images[0], views, matcher, matcher.prepare(references), all_views(images[0], views), count=2
+    )
     assert [h.training_view for h in found] == [2, 1]
     assert found[0].score > found[1].score and found[0].source == "matches"
     np.testing.assert_allclose(found[0].viewmat, viewmats[2], atol=1e-9)
     blank = np.ones((200, 200, 3), np.float32)
-    assert most_matched(blank, views, matcher, matcher.prepare(references)) == []
+    turns = all_views(blank, views)
+    assert most_matched(blank, views, matcher, matcher.prepare(references), turns) == []
 
 
 def test_similarity_algebra():

@@ -28,7 +28,7 @@ STAGES = (
     "pipeline",
     "benchmark",
 )
-FOUNDATION = {"errors", "files", "cameras", "devices", "launch", "machine"}
+FOUNDATION = {"batches", "errors", "files", "cameras", "devices", "launch", "machine"}
 
 
 def sources(folder):

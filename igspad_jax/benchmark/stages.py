@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from igspad_jax.batches import batches
 from igspad_jax.benchmark.scenes import RADIUS, Scene, cameras
 from igspad_jax.benchmark.timing import Prepared
 from igspad_jax.cameras import pose_errors
@@ -136,11 +137,11 @@ def _detect(scene: Scene) -> Prepared:
     def run() -> list[float]:
         detector.comparison.forget()  # these are new images each time
         scores = []
-        for real, filled in detector.batches(range(len(subject.images))):
-            images, viewmats = subject.images[filled], subject.viewmats[filled]
-            references = detector.renders(images, list(viewmats), [(1.0, 0.0)] * len(filled))
+        for chosen, real in batches(len(subject.images), detector.comparison.batch):
+            images, viewmats = subject.images[chosen], subject.viewmats[chosen]
+            references = detector.renders(images, list(viewmats), [(1.0, 0.0)] * len(chosen))
             heat_maps = detector.comparison.anomaly_maps(images, references)
-            scores += np.asarray(image_score(heat_maps, pool=pool))[: len(real)].tolist()
+            scores += np.asarray(image_score(heat_maps, pool=pool))[:real].tolist()
         return scores
 
     return Prepared(run, figures=lambda scores: {"features": name, "score": float(np.mean(scores))})

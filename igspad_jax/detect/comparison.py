@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,19 @@ from igspad_jax.detect.score import feature_distance, resize_map
 Maps = dict[tuple[str, str, str], np.ndarray]
 
 _REMEMBERED = 2  # batches: a test image is compared with several references one after the other
+
+
+class _Batch(NamedTuple):
+    """[B, H, W, 3] images, and a hash of what they hold."""
+
+    images: np.ndarray
+    digest: str
+
+    @classmethod
+    def of(cls, images: np.ndarray) -> _Batch:
+        """Images with their hash."""
+        content = np.ascontiguousarray(images).tobytes()
+        return cls(images, hashlib.blake2b(content, digest_size=16).hexdigest())
 
 
 class Comparison:
@@ -56,42 +70,37 @@ class Comparison:
             images: [B, H, W, 3] test images in [0, 1].
             references: [B, H, W, 3] normal images that they are compared with.
         """
+        own, other = _Batch.of(images), _Batch.of(references)
         product = np.ones(images.shape[:3])
         for extractor, power in zip(self._extractors, self._powers, strict=True):
-            product *= self._distances(extractor, images, references).astype(np.float64) ** power
+            product *= self._distances(extractor, own, other).astype(np.float64) ** power
         return (product ** (1.0 / sum(self._powers))).astype(np.float32)
 
     def forget(self) -> None:
         """Forgets the features of the images it has seen last."""
         self._seen.clear()
 
-    def _distances(
-        self, extractor: Extractor, images: np.ndarray, references: np.ndarray
-    ) -> np.ndarray:
+    def _distances(self, extractor: Extractor, own: _Batch, other: _Batch) -> np.ndarray:
         """[B, H, W] map of one extractor."""
-        key = (extractor.name, _digest(images), _digest(references))
+        key = (extractor.name, own.digest, other.digest)
         if self._maps is not None and key in self._maps:
             return self._maps[key]
         distances = feature_distance(
-            self._features(extractor, images),
-            self._features(extractor, references),
+            self._features(extractor, own),
+            self._features(extractor, other),
             tolerance=extractor.tolerance,
             edge_discount=extractor.edge_discount,
         )
-        result = np.asarray(resize_map(distances, *images.shape[1:3]))
+        result = np.asarray(resize_map(distances, *own.images.shape[1:3]))
         if self._maps is not None:
             self._maps[key] = result
         return result
 
-    def _features(self, extractor: Extractor, images: np.ndarray) -> jax.Array:
-        key = (extractor.name, _digest(images))
+    def _features(self, extractor: Extractor, batch: _Batch) -> jax.Array:
+        key = (extractor.name, batch.digest)
         if key not in self._seen:
-            self._seen[key] = extractor(jnp.asarray(images))
+            self._seen[key] = extractor(jnp.asarray(batch.images))
             while len(self._seen) > _REMEMBERED * len(self._extractors):
                 self._seen.popitem(last=False)
         self._seen.move_to_end(key)
         return self._seen[key]
-
-
-def _digest(images: np.ndarray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(images).tobytes(), digest_size=16).hexdigest()

@@ -22,7 +22,7 @@ from igspad_jax.match.similarity import (
     scale_and_angle,
     viewmat_from_similarity,
 )
-from igspad_jax.match.turning import Turns, all_views, turned_back
+from igspad_jax.match.turning import Turns, turned_back
 
 _SAME_MODE = 25.0  # degrees within which poses are guesses at the same view
 _SHARPNESS = 0.2  # relative excess of disagreement at which a view's weight falls to 1/e
@@ -104,8 +104,8 @@ def most_matched(
     views: TrainingViews,
     matcher: Matcher,
     references: Sequence[Any],
+    turns: Turns,
     count: int = 1,
-    turns: Turns | None = None,
 ) -> list[PoseHypothesis]:
     """The paper's rule: the poses of the training images with most verified matches.
 
@@ -117,17 +117,15 @@ def most_matched(
         views: the prepared training views.
         matcher: the matcher.
         references: `matcher.prepare` of the training images, in the order of `views`.
+        turns: as for `match_views`; the paper tries `all_views`.
         count: number of hypotheses at most.
-        turns: as for `match_views`; None tries all training images.
 
     Returns:
         Hypotheses, most matches first. Views without a match are left out, so the list may be
         empty.
     """
     check_query(query, views)
-    matched = match_views(
-        query, matcher, references, all_views(query, views) if turns is None else turns
-    )
+    matched = match_views(query, matcher, references, turns)
     hypotheses = []
     middle = views.K[:2, 2]
     for view in views_with_most(matched, count):

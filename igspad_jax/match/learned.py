@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 from flax import linen as nn
 
+from igspad_jax.batches import batches
 from igspad_jax.files import write_whole
 from igspad_jax.match.matching import Matches, check_images, no_matches
 from igspad_jax.networks.keypoints import Keypoints
@@ -75,10 +76,10 @@ class LearnedMatcher:
         images = check_images(images, "images to match")
         size = images.shape[2], images.shape[1]
         features = []
-        for chosen in self._batches(range(len(images))):
+        for chosen, real in batches(len(images), self._at_once):
             found = jax.device_get(self._detect(self._detector_params, images[chosen]))
-            features += [LearnedFeatures(*_valid(found, row), size) for row in range(len(chosen))]
-        return features[: len(images)]
+            features += [LearnedFeatures(*_valid(found, row), size) for row in range(real)]
+        return features
 
     def match(
         self, query: Sequence[LearnedFeatures], references: Sequence[LearnedFeatures]
@@ -95,20 +96,15 @@ class LearnedMatcher:
         rows = np.array([_rows(reference) for reference in references])
         left = _pad(features, _rows(features))
         for count in np.unique(rows[rows > 0]):
-            for chosen in self._batches(np.flatnonzero(rows == count)):
+            alike = np.flatnonzero(rows == count)
+            for places, _ in batches(len(alike), self._at_once):
+                chosen = alike[places]
                 padded = [_pad(references[i], int(count)) for i in chosen]
                 right = Points(*map(np.stack, zip(*padded, strict=True)))
                 found = jax.device_get(self._pair(self._lightglue_params, left, right))
                 for i, index, scores in zip(chosen, found.index, found.scores, strict=True):
                     matches[i] = _matches(features, references[i], index, scores)
         return matches
-
-    def _batches(self, items: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
-        """Splits items into batches of one size; the last one repeats its last item."""
-        size = min(self._at_once, len(items))
-        for start in range(0, len(items), size or 1):
-            batch = np.asarray(items)[start : start + size]
-            yield np.pad(batch, (0, size - len(batch)), mode="edge")
 
 
 def cached_features(

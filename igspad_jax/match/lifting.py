@@ -21,7 +21,7 @@ from igspad_jax.match.initial import (
 )
 from igspad_jax.match.matching import Matcher, Matches
 from igspad_jax.match.retrieval import TrainingViews
-from igspad_jax.match.turning import Turns, all_views
+from igspad_jax.match.turning import Turns
 
 _VIEWS = 8  # best-matched views whose points are lifted
 _LEAST = 6  # inliers of a pose; three points fit some pose exactly
@@ -92,8 +92,8 @@ def pnp_poses(
     matcher: Matcher,
     references: Sequence[Any],
     depth_of: DepthOf,
+    turns: Turns,
     count: int = 3,
-    turns: Turns | None = None,
 ) -> list[PoseHypothesis]:
     """Poses under which matched points of the scene's surface appear where the query shows them.
 
@@ -109,8 +109,8 @@ def pnp_poses(
         depth_of: gives the [H, W] depth and the [H, W] coverage of the scene rendered at a
             training view, by its index. Called for few views a query and for the same ones
             again by other queries, so worth remembering.
+        turns: as for `match_views`.
         count: number of hypotheses at most.
-        turns: as for `match_views`; None tries all training images.
 
     Returns:
         Hypotheses of source "pnp", best first; the score is the number of the query's points that
@@ -120,9 +120,7 @@ def pnp_poses(
         InputError: a query or a depth of another shape than the training images.
     """
     query = check_query(query, views)
-    matched = match_views(
-        query, matcher, references, all_views(query, views) if turns is None else turns
-    )
+    matched = match_views(query, matcher, references, turns)
     lifted = [
         _lifted(matched[view][0], view, views, *depth_of(view))
         for view in views_with_most(matched, _VIEWS)

@@ -51,6 +51,15 @@ class Frames(NamedTuple):
     fixed: Frame
 
 
+def border_colour(image: np.ndarray) -> np.ndarray:
+    """[3] median colour of the border of a [H, W, 3] image."""
+    return np.median(_border(image), axis=0)
+
+
+def _border(image: np.ndarray) -> np.ndarray:
+    return np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
+
+
 def find_frames(image: np.ndarray) -> Frames:
     """Finds the foreground of a [H, W, 3] image on a plain background.
 
@@ -58,8 +67,8 @@ def find_frames(image: np.ndarray) -> Frames:
     that colour. Where it is not plain, or nothing stands out, all frames cover the image's middle.
     """
     height, width = image.shape[:2]
-    border = np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
-    background = np.median(border, axis=0)
+    border = _border(image)
+    background = border_colour(image)
     spread = np.abs(border - background).max(axis=1)
     # Up to 30 % of the border may be the object's.
     plain = np.quantile(spread, 0.7) < 0.05
@@ -101,19 +110,32 @@ def shrink(image: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     return image, np.column_stack([np.diag(scale), np.zeros(2)])
 
 
-def resample(image: np.ndarray, to_image: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """[SIZE, SIZE, 3] bilinear samples of `image` under the [2, 3] map `to_image`.
+def resample(
+    image: np.ndarray,
+    to_image: np.ndarray,
+    background: np.ndarray,
+    size: tuple[int, int] = (SIZE, SIZE),
+    interpolation: int = cv2.INTER_LINEAR,
+) -> np.ndarray:
+    """[height, width, 3] samples of `image` under the [2, 3] map `to_image`.
 
-    The map takes thumbnail pixels to image pixels, both with centres at +0.5; OpenCV puts them at
-    whole numbers.
+    The map takes pixels of the result to pixels of the image, both with centres at +0.5; OpenCV
+    puts them at whole numbers.
+
+    Args:
+        image: [H, W, 3].
+        to_image: the map.
+        background: [3] colour around the image.
+        size: width and height of the result; a thumbnail's if not given.
+        interpolation: OpenCV's.
     """
     matrix = to_image.copy()
     matrix[:, 2] += 0.5 * to_image[:, :2].sum(axis=1) - 0.5
     return cv2.warpAffine(
         image,
         matrix,
-        (SIZE, SIZE),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        size,
+        flags=interpolation | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=[float(c) for c in background],
     )

@@ -20,7 +20,8 @@ from igspad_jax.match.photometric import (
 )
 from igspad_jax.match.similarity import compose, invert
 
-_ANGLES = np.radians(np.arange(0.0, 360.0, 15.0))
+STEP = 15.0  # degrees between the turns that are tried
+_ANGLES = np.radians(np.arange(0.0, 360.0, STEP))
 _STEPS = 8
 
 

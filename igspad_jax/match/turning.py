@@ -7,11 +7,9 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from igspad_jax.match.photometric import find_frames
-from igspad_jax.match.retrieval import TrainingViews, refine, retrieve, view_angles
+from igspad_jax.match.photometric import border_colour, resample
+from igspad_jax.match.retrieval import STEP, TrainingViews, refine, retrieve, view_angles
 from igspad_jax.match.similarity import compose, make_similarity, scale_and_angle
-
-STEP = 15.0  # degrees; queries are turned by multiples of this, so that few are made ready
 
 # Training views to match with a query, by their index, and the angle in degrees (from x towards y,
 # in [0, 360)) by which each is turned in the query.
@@ -64,18 +62,11 @@ def turned_back(image: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarr
     if not rest:
         return result, whole
     onto = make_similarity(1.0, rest, middle, middle)
-    matrix = onto.copy()
-    matrix[:, 2] += 0.5 * onto[:, :2].sum(axis=1) - 0.5  # OpenCV's pixel centres are whole numbers
-    result = cv2.warpAffine(
-        result,
-        matrix,
-        (result.shape[1], result.shape[0]),
-        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=[float(c) for c in find_frames(image).fixed.background],
-    )
+    size = (result.shape[1], result.shape[0])
+    result = resample(result, onto, border_colour(image), size, cv2.INTER_CUBIC)
     return np.clip(result, 0.0, 1.0), compose(whole, onto)
 
 
 def _nearest(degrees: float) -> float:
+    """The multiple of `STEP`, so that few turned queries have to be made ready."""
     return float(round(degrees / STEP) * STEP % 360.0)

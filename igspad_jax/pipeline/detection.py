@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from igspad_jax.batches import batches
 from igspad_jax.cameras import Camera
 from igspad_jax.data import Category, LoadedTest, TestImage, intrinsics, load_test, load_train
 from igspad_jax.detect import Comparison, ExpectedAnomaly, Maps, image_score, make_comparison
@@ -29,8 +29,6 @@ from igspad_jax.render import Capacity, render_views
 from igspad_jax.scene import Gaussians, exposed
 
 ESTIMATED, TRUE_POSE, CLEAN_IMAGE = "estimated", "true pose", "clean image"
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +44,6 @@ class Detector:
     def load(self, test: TestImage) -> LoadedTest:
         """A test image as the settings have it read."""
         return load_test(test, **self.config.reading)
-
-    def batches(self, items: Sequence[T]) -> Iterator[tuple[Sequence[T], Sequence[T]]]:
-        """Items that are compared together: the real ones, and with the last one repeated."""
-        size = min(self.comparison.batch, len(items))
-        for first in range(0, len(items), size):
-            real = items[first : first + size]
-            yield real, [*real, *[real[-1]] * (size - len(real))]
 
     def renders(
         self, images: np.ndarray, viewmats: Sequence[np.ndarray],
@@ -84,13 +75,13 @@ class Detector:
         def compared() -> Iterator[tuple[Camera, np.ndarray]]:
             count, plain = len(loaded.images), (1.0, 0.0)
             with tqdm(desc=f"expect {category.name}", total=count, unit="image") as bar:
-                for real, filled in self.batches(range(count)):
-                    images, viewmats = loaded.images[filled], loaded.viewmats[filled]
-                    references = self.renders(images, list(viewmats), [plain] * len(filled))
+                for chosen, real in batches(count, self.comparison.batch):
+                    images, viewmats = loaded.images[chosen], loaded.viewmats[chosen]
+                    references = self.renders(images, list(viewmats), [plain] * len(chosen))
                     heat_maps = self.comparison.anomaly_maps(images, references)
-                    for i, heat_map in zip(real, heat_maps, strict=False):
-                        yield self.camera(heat_map.shape, loaded.viewmats[i]), heat_map
-                    bar.update(len(real))
+                    for viewmat, heat_map in zip(viewmats[:real], heat_maps[:real], strict=True):
+                        yield self.camera(heat_map.shape, viewmat), heat_map
+                    bar.update(real)
 
         return ExpectedAnomaly.learn(self.gaussians, compared(), self.capacity)
 
@@ -182,17 +173,18 @@ def detect_category(
 
     entries = []
     with tqdm(desc=f"detect {category.name}", total=len(tests), unit="image") as bar:
-        for real, filled in detector.batches(tests):
-            loaded = [detector.load(test) for test in filled]
-            maps_of = {variant: scored(variant, filled, loaded) for variant in variants}
-            for i, test in enumerate(real):
+        for chosen, real in batches(len(tests), detector.comparison.batch):
+            group = [tests[i] for i in chosen]
+            loaded = [detector.load(test) for test in group]
+            maps_of = {variant: scored(variant, group, loaded) for variant in variants}
+            for i, test in enumerate(group[:real]):
                 scores = {}
                 for variant, heat_maps in maps_of.items():
                     pool = max(1, round(settings.detect.pool * heat_maps.shape[2]))
                     scores[variant] = float(image_score(heat_maps[i : i + 1], pool=pool)[0])
                     folder.save_map(variant, test.name, heat_maps[i])
                 entries.append({"name": test.name, "kind": test.kind, "scores": scores})
-            bar.update(len(real))
+            bar.update(real)
     seconds = {
         "expect": learnt - clock,
         "detect": (time.perf_counter() - learnt) / len(variants),

@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from igspad_jax.batches import batches
 from igspad_jax.cameras import pose_errors
 from igspad_jax.data import Category, LoadedViews, load_test, load_train
 from igspad_jax.devices import after_first, dealt, is_first, on_first, process_count
@@ -23,6 +24,8 @@ from igspad_jax.match import (
     Matcher,
     PoseHypothesis,
     TrainingViews,
+    Turns,
+    all_views,
     initial_poses,
     make_matcher,
     matched_points,
@@ -53,27 +56,23 @@ class Start:
 
     def hypotheses(self, image: np.ndarray) -> list[PoseHypothesis]:
         """First poses, the likeliest first, at most `config.hypotheses`."""
-        count, found, turns = self.config.hypotheses, [], None
-        if self.config.shortlist and self.references:
-            turns = shortlisted(image, self.views, self.config.shortlist)
+        count, found = self.config.hypotheses, []
+        matching = (image, self.views, self.matcher, self.references)
         if self.config.initial == "matches":
-            found = most_matched(image, self.views, self.matcher, self.references, count, turns)
+            found = most_matched(*matching, self._turns(image), count)
             if found:
                 return found
             logging.warning("an image matches no training view; it starts from retrieval")
         if self.config.initial == "pnp":
             # The best one is nearly always the right one; retrieval errs elsewhere.
-            found = pnp_poses(
-                image,
-                self.views,
-                self.matcher,
-                self.references,
-                self.depth_of,
-                max(1, count // 2),
-                turns,
-            )
+            found = pnp_poses(*matching, self.depth_of, self._turns(image), max(1, count // 2))
         left = count - len(found)
         return found + (initial_poses(image, self.views, count=left) if left else [])
+
+    def _turns(self, image: np.ndarray) -> Turns:
+        """The training views to match with an image."""
+        count = self.config.shortlist
+        return shortlisted(image, self.views, count) if count else all_views(image, self.views)
 
 
 def _start(loaded: LoadedViews, settings: Settings, model: ObjectModel, folder: RunFolder) -> Start:
@@ -232,7 +231,6 @@ def _inverted(
         The inversion of all images, and the seconds it took, those before a kill included.
     """
     config, count = settings.invert, len(images)
-    batch = min(config.batch, count)
     # Always the same number of hypotheses: another one would cost a compilation.
     padded = np.stack(
         [
@@ -243,12 +241,11 @@ def _inverted(
     parts, seconds = [], 0.0
     total, quiet = count * config.steps, not is_first()
     with tqdm(total=total, desc=f"invert {name}", unit="step", disable=quiet) as bar:
-        for first in range(0, count, batch):
-            real = min(batch, count - first)
+        for chosen, real in batches(count, config.batch):
+            first = int(chosen[0])
             part = folder.load_batch(first)
             if part is None:
                 clock = time.perf_counter()
-                chosen = np.minimum(first + np.arange(batch), count - 1)
                 result = invert(
                     model,
                     images[chosen],
