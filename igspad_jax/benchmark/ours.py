@@ -147,15 +147,21 @@ def _fitted(
     return _capacity(scene, side).run(attempt, lambda made: made[1])[0]
 
 
-def _forward(scene: Scene) -> Prepared:
+def _shown(scene: Scene, draw: Callable, what: str) -> Compiled:
+    """An array of the images by `draw`, by its name in what `draw` returns."""
+
     def make(slots: int) -> Compiled:
         def function(gaussians, viewmats, _):
-            seen = _drawn(scene, render, slots, gaussians, viewmats)
-            return seen.colour, seen.pairs
+            seen = _drawn(scene, draw, slots, gaussians, viewmats)
+            return getattr(seen, what), seen.pairs
 
         return _compiled(function, scene)
 
-    program = _fitted(scene, make, lambda seen: seen[1])
+    return _fitted(scene, make, lambda seen: seen[1])
+
+
+def _forward(scene: Scene) -> Prepared:
+    program = _shown(scene, render, "colour")
     return program.prepared(lambda seen: {"images": np.asarray(seen[0])[[0, -1]]})
 
 
@@ -168,14 +174,7 @@ def _backward(scene: Scene) -> Prepared:
 
 
 def _jacobian(scene: Scene) -> Prepared:
-    def make(slots: int) -> Compiled:
-        def function(gaussians, viewmats, _):
-            seen = _drawn(scene, render_with_jacobian, slots, gaussians, viewmats)
-            return seen.jacobian, seen.pairs
-
-        return _compiled(function, scene)
-
-    program = _fitted(scene, make, lambda seen: seen[1])
+    program = _shown(scene, render_with_jacobian, "jacobian")
     return program.prepared(lambda seen: {"jacobian": np.asarray(seen[0][0, ::_STRIDE, ::_STRIDE])})
 
 

@@ -18,12 +18,13 @@ import jax.numpy as jnp
 
 from igspad_jax.cameras import Camera
 from igspad_jax.invert.poses import twist_basis
-from igspad_jax.kernels.compositing import gram, weigh
+from igspad_jax.kernels.compositing import by_shade, gram, weigh
 from igspad_jax.render import (
     LinearRender,
     NormalEquations,
     render_normal,
     render_with_jacobian,
+    shades_of,
 )
 from igspad_jax.scene import Gaussians, exposed
 
@@ -111,14 +112,12 @@ def _columns(
     exposure: jax.Array | None,
 ) -> jax.Array:
     """[H, W, 3, D + 1] columns of the Jacobian and of render - image."""
-    columns = [_einsum("hwci,ij->hwcj", seen.jacobian, basis)]
-    if exposure is not None:
-        gain, bias = exposure
-        cover = jnp.broadcast_to(seen.alpha[..., None], image.shape)
-        unexposed = seen.colour - (1.0 - cover) * background - bias * cover
-        columns += [(unexposed / gain)[..., None], cover[..., None]]
-    columns.append((seen.colour - image)[..., None])
-    return jnp.concatenate(columns, axis=-1)
+    by_pose = _einsum("hwci,ij->hwcj", seen.jacobian, basis)
+    transmittance = 1.0 - seen.alpha
+    values = seen.colour - transmittance[..., None] * background
+    (by_exposure,) = by_shade(values[None], transmittance[None], shades_of(exposure)[None])
+    difference = (seen.colour - image)[..., None]
+    return jnp.concatenate([by_pose, by_exposure, difference], axis=-1)
 
 
 def _blurred(columns: jax.Array, sigma: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from igspad_jax.render.linear import (
     NormalEquations,
     render_normal,
     render_with_jacobian,
+    shades_of,
 )
 from igspad_jax.render.rasterizer import Render, render, render_features, render_splats
 from igspad_jax.render.views import render_depths, render_views
@@ -23,4 +24,5 @@ __all__ = [
     "render_splats",
     "render_views",
     "render_with_jacobian",
+    "shades_of",
 ]

@@ -119,13 +119,9 @@ def render_normal(
         near: as for `render`.
         blur: as for `project`.
     """
-    if exposure is None:
-        shades = jnp.zeros((0, 2))
-    else:
-        gain, bias = exposure
-        gaussians = exposed(gaussians, gain, bias)
-        # A colour is gain * c + bias: its derivatives are c, and 1.
-        shades = jnp.array([[1.0 / gain, -bias / gain], [0.0, 1.0]])
+    if exposure is not None:
+        gaussians = exposed(gaussians, *exposure)
+    shades = shades_of(exposure)
     moving = _moving(gaussians, camera, sh_degree=sh_degree, near=near, blur=blur)
     fit = (background, basis, shades, image, weight, delta)
     cost, gram, pairs = composite_normal(
@@ -136,6 +132,18 @@ def render_normal(
         capacity=capacity,
     )
     return NormalEquations(cost=cost[0], gram=gram[0], pairs=pairs[0])
+
+
+def shades_of(exposure: jax.Array | None) -> jax.Array:
+    """[2, 2] derivatives of exposed colours by [2] gain and bias, as `by_shade` takes them.
+
+    [0, 2] without an exposure.
+    """
+    if exposure is None:
+        return jnp.zeros((0, 2))
+    gain, bias = exposure
+    # A colour is gain * c + bias: its derivatives are c, and 1.
+    return jnp.array([[1.0 / gain, -bias / gain], [0.0, 1.0]])
 
 
 def _moving(

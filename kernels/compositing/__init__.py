@@ -7,12 +7,13 @@ import jax.numpy as jnp
 
 from igspad_jax.kernels.compositing import backend
 from igspad_jax.kernels.compositing.backend import Implementation
-from igspad_jax.kernels.compositing.normal import gram, weigh
+from igspad_jax.kernels.compositing.normal import by_shade, gram, weigh
 from igspad_jax.kernels.compositing.operations import compositor_of, forward_of, operation_of
 from igspad_jax.kernels.compositing.tiles import TileLists
 
 __all__ = [
     "Implementation",
+    "by_shade",
     "composite",
     "composite_normal",
     "composite_with_jacobian",
@@ -153,8 +154,7 @@ def composite_normal(
         feature_tangents: see there.
         background: see there.
         basis: [B, P, D] derivatives of the tangents' parameters by the first D of the fit's.
-        shades: [B, E, 2] slope and offset for each of the fit's other parameters: the derivative
-            of a feature f is slope * f + offset.
+        shades: [B, E, 2] for each of the fit's other parameters, see `by_shade`.
         images: [B, H, W, C] to fit.
         weights: [B, H, W] what each pixel counts.
         deltas: [B] difference at which its weight has fallen to a half.
@@ -171,12 +171,11 @@ def composite_normal(
     splats = jnp.concatenate([means2d, conics, opacities[..., None], features], axis=-1)
     out, lists = forward_of(width, height, capacity, implementation)(splats, depths, radii)
     lists = TileLists(*lists)
-    values, transmittance = out[..., :-1], out[..., -1:]
-    difference = values + transmittance * background[:, None, None, :] - images
+    values, transmittance = out[..., :-1], out[..., -1]
+    difference = values + transmittance[..., None] * background[:, None, None, :] - images
     cost, robust = weigh(difference, weights, deltas)
-    slope, offset = (shades[:, None, None, None, :, i] for i in range(2))
-    by_shade = slope * values[..., None] + offset * (1.0 - transmittance[..., None])
-    known = jnp.concatenate([by_shade, difference[..., None]], axis=-1)
+    shaded = by_shade(values, transmittance, shades)
+    known = jnp.concatenate([shaded, difference[..., None]], axis=-1)
     products = compositor_of(implementation).gram(
         splats, tangents, feature_tangents, lists, out, background, basis, known, robust
     )

@@ -31,6 +31,22 @@ def weigh(
     return cost, share / (1.0 + square)
 
 
+def by_shade(values: jax.Array, transmittance: jax.Array, shades: jax.Array) -> jax.Array:
+    """Derivatives of composited features by parameters that change those of all splats alike.
+
+    Args:
+        values: [B, H, W, C] composited features, without what lies behind.
+        transmittance: [B, H, W].
+        shades: [B, E, 2] slope and offset of each parameter: the derivative of a splat's feature f
+            is slope * f + offset.
+
+    Returns:
+        [B, H, W, C, E].
+    """
+    slope, offset = (shades[:, None, None, None, :, i] for i in range(2))
+    return slope * values[..., None] + offset * (1.0 - transmittance[..., None, None])
+
+
 def gram(columns: jax.Array, robust: jax.Array) -> jax.Array:
     """[B, D, D] Gram matrix of [B, H, W, C, D] columns under [B, H, W, C] weights."""
     flat = columns.reshape(len(columns), -1, columns.shape[-1])
