@@ -12,7 +12,8 @@ from inversions import CENTRE, blobs, by_levels, model_of, off
 from scenes import UP
 
 from igspad_jax.cameras import intrinsics_from_angle, look_at
-from igspad_jax.invert import Inversion, ObjectModel
+from igspad_jax.invert import Inversion
+from igspad_jax.normal_object import NormalObject
 from igspad_jax.scene import Gaussians
 
 
@@ -104,7 +105,7 @@ def scene() -> Gaussians:
 
 
 @pytest.fixture(scope="session")
-def model(scene) -> ObjectModel:
+def model(scene) -> NormalObject:
     return model_of(scene)
 
 

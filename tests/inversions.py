@@ -21,9 +21,9 @@ from igspad_jax.invert import (
     Inversion,
     InvertConfig,
     LevenbergConfig,
-    ObjectModel,
     invert,
 )
+from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.scene import Gaussians
 
@@ -77,8 +77,8 @@ def blobs(count: int = 150) -> Gaussians:
     )
 
 
-def model_of(gaussians: Gaussians) -> ObjectModel:
-    return ObjectModel(
+def model_of(gaussians: Gaussians) -> NormalObject:
+    return NormalObject(
         gaussians,
         K,
         width=SIZE,

@@ -21,7 +21,8 @@ import pytest
 from igspad_jax import devices
 from igspad_jax.cameras import intrinsics_from_angle, look_at, se3_exp
 from igspad_jax.errors import InputError
-from igspad_jax.invert import AdamConfig, InvertConfig, LevenbergConfig, ObjectModel, invert
+from igspad_jax.invert import AdamConfig, InvertConfig, LevenbergConfig, invert
+from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.scene import Gaussians
 from igspad_jax.train.checkpoints import Checkpoints
@@ -60,7 +61,7 @@ class Killed(Exception):
     """Stands for a kill in the middle of training."""
 
 
-def normal_object() -> ObjectModel:
+def normal_object() -> NormalObject:
     """Coloured blobs before a camera."""
     rng = np.random.default_rng(3)
     arrays = (
@@ -70,7 +71,7 @@ def normal_object() -> ObjectModel:
         rng.uniform(0.0, 3.0, TRAINING.count),
         rng.uniform(-1.5, 1.5, (TRAINING.count, 1, 3)),
     )
-    return ObjectModel(
+    return NormalObject(
         Gaussians(*(jnp.asarray(array, jnp.float32) for array in arrays)),
         intrinsics_from_angle(0.7, SIZE, SIZE),
         width=SIZE,
@@ -83,7 +84,7 @@ def normal_object() -> ObjectModel:
 
 
 def inverted(
-    model: ObjectModel, images: np.ndarray, starts: np.ndarray, solver: str
+    model: NormalObject, images: np.ndarray, starts: np.ndarray, solver: str
 ) -> dict[str, np.ndarray]:
     """What a solver finds from [n, 4, 4] poses."""
     config = InvertConfig(solver=solver, **{solver: SOLVERS[solver]})
@@ -92,7 +93,7 @@ def inverted(
 
 
 def trained(
-    model: ObjectModel, images: np.ndarray, viewmats: np.ndarray, folder: Path, killed_at: int
+    model: NormalObject, images: np.ndarray, viewmats: np.ndarray, folder: Path, killed_at: int
 ) -> dict[str, np.ndarray]:
     """The scene after a training that goes on at the newest checkpoint in the folder."""
     scene = model.gaussians

@@ -42,7 +42,8 @@ from igspad_jax.experiment import runs as runs_module
 from igspad_jax.experiment.measures import convergence, steps_until, summary
 from igspad_jax.experiment.methods import PAPER, concerned, config_of
 from igspad_jax.experiment.starts import start
-from igspad_jax.invert import AdamConfig, InvertConfig, LevenbergConfig, ObjectModel
+from igspad_jax.invert import AdamConfig, InvertConfig, LevenbergConfig
+from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.scene import Gaussians
 
@@ -80,7 +81,7 @@ def blobs(count: int = 120) -> Gaussians:
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    model = ObjectModel(
+    model = NormalObject(
         blobs(),
         intrinsics_from_angle(0.7, SIZE, SIZE),
         width=SIZE,

@@ -20,8 +20,9 @@ from igspad_jax.benchmark.scenes import RADIUS, Scene, cameras
 from igspad_jax.benchmark.timing import Prepared
 from igspad_jax.cameras import pose_errors
 from igspad_jax.detect import best_features, image_score, make_comparison
-from igspad_jax.invert import InvertConfig, ObjectModel, invert
+from igspad_jax.invert import InvertConfig, invert
 from igspad_jax.match import best_matcher, make_matcher, prepare_views
+from igspad_jax.normal_object import NormalObject
 from igspad_jax.pipeline.detection import Detector
 from igspad_jax.pipeline.inversion import Start
 from igspad_jax.pipeline.settings import DataConfig, DetectConfig, MatchConfig
@@ -41,7 +42,7 @@ class _Subject(NamedTuple):
         viewmats: [B, 4, 4] true poses of the images.
     """
 
-    model: ObjectModel
+    model: NormalObject
     images: np.ndarray
     viewmats: np.ndarray
 
@@ -52,7 +53,7 @@ class _Subject(NamedTuple):
 
 
 def _subject(scene: Scene) -> _Subject:
-    model = ObjectModel(
+    model = NormalObject(
         jax.tree.map(jnp.asarray, scene.gaussians),
         scene.K,
         width=scene.size,
@@ -67,7 +68,7 @@ def _subject(scene: Scene) -> _Subject:
     return _Subject(model, images.astype(np.float32), scene.viewmats)
 
 
-def _one_by_one(model: ObjectModel, viewmats: np.ndarray) -> np.ndarray:
+def _one_by_one(model: NormalObject, viewmats: np.ndarray) -> np.ndarray:
     """Renders in the memory of one."""
     return np.concatenate([model.renders(viewmat[None]) for viewmat in viewmats])
 

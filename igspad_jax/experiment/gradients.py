@@ -19,9 +19,9 @@ from igspad_jax.experiment.runs import start_of
 from igspad_jax.experiment.starts import Level
 from igspad_jax.experiment.store import keep, kept
 from igspad_jax.experiment.subjects import Source, Subject
-from igspad_jax.invert import ObjectModel
 from igspad_jax.invert.gradients import GradientMode, value_and_pose_gradient
 from igspad_jax.invert.poses import Pivot, twist_basis
+from igspad_jax.normal_object import NormalObject
 
 _REFERENCE: GradientMode = "autodiff"
 _NEAR = Level(0.5, 0.5)  # where a descent is about to succeed
@@ -47,7 +47,7 @@ def _gradients(gaussians, viewmat, image, K, background, *, sh_degree, capacity)
 
 
 def pose_gradients(
-    model: ObjectModel, image: np.ndarray, viewmat: np.ndarray
+    model: NormalObject, image: np.ndarray, viewmat: np.ndarray
 ) -> dict[GradientMode, np.ndarray]:
     """[6] gradients of the L1 loss by the camera's twist [rho, theta], formed in each mode.
 

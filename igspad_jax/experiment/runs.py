@@ -19,8 +19,9 @@ from igspad_jax.experiment.methods import concerned, config_of
 from igspad_jax.experiment.starts import Level, start
 from igspad_jax.experiment.store import keep, kept
 from igspad_jax.experiment.subjects import Source, Subject, Trial
-from igspad_jax.invert import Inversion, InvertConfig, ObjectModel, invert
+from igspad_jax.invert import Inversion, InvertConfig, invert
 from igspad_jax.match import OpenCVMatcher, matched_points
+from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 
 
@@ -125,12 +126,12 @@ class Bench:
         )
 
 
-def _capacities(model: ObjectModel, config: InvertConfig) -> list[Capacity]:
+def _capacities(model: NormalObject, config: InvertConfig) -> list[Capacity]:
     """The capacities of all renders that an inversion makes."""
     found = [model.capacity]
     if config.solver == "levenberg":
         levels = zip(config.levenberg.widths, config.levenberg.cells, strict=True)
-        views = {(width, cells): model.view(width, cells) for width, cells in levels}
+        views = {(width, cells): model.level(width, cells) for width, cells in levels}
         found += [v.capacity for v in views.values() if v.capacity is not model.capacity]
     return found
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from igspad_jax.data import TestImage
 from igspad_jax.errors import InputError
-from igspad_jax.invert import ObjectModel
+from igspad_jax.normal_object import NormalObject
 
 Source = Literal["real", "model"]
 
@@ -45,7 +45,7 @@ class Subject:
     """
 
     name: str
-    model: ObjectModel
+    model: NormalObject
     trials: dict[Source, tuple[Trial, ...]]
     origin: dict[str, Any]
 
@@ -90,7 +90,7 @@ def chosen(tests: Sequence[TestImage], count: int) -> list[TestImage]:
     ]
 
 
-def rendered(model: ObjectModel, trial: Trial, seed: int) -> Trial:
+def rendered(model: NormalObject, trial: Trial, seed: int) -> Trial:
     """The same view as the model itself shows it, with slight noise."""
     rng = np.random.default_rng([seed, zlib.crc32(trial.name.encode())])
     image = model.renders(trial.viewmat)

@@ -1,7 +1,6 @@
 """Inverting the splatting: the pose of an image by descent through the rasterizer."""
 
 from igspad_jax.invert.config import AdamConfig, Inversion, InvertConfig, LevenbergConfig
-from igspad_jax.invert.model import ObjectModel
 from igspad_jax.invert.residuals import residuals_at
 from igspad_jax.invert.solver import invert
 
@@ -10,7 +9,6 @@ __all__ = [
     "Inversion",
     "InvertConfig",
     "LevenbergConfig",
-    "ObjectModel",
     "invert",
     "residuals_at",
 ]

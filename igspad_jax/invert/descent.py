@@ -15,9 +15,9 @@ from igspad_jax.cameras import Camera, pose_errors
 from igspad_jax.devices import agreed, brought_home, everywhere, spread
 from igspad_jax.invert.config import AdamConfig, Inversion, Sampler
 from igspad_jax.invert.gradients import GradientMode, value_and_pose_gradient
-from igspad_jax.invert.model import ObjectModel
 from igspad_jax.invert.poses import Pivot, orthonormalised, retract, twist_basis
 from igspad_jax.invert.residuals import plain_exposures, residuals_at
+from igspad_jax.normal_object import NormalObject
 
 _AT_REST = 0.1  # degrees and per cent that the last tenth of a descent may still move
 
@@ -110,7 +110,7 @@ def descend(
 
 
 def solve(
-    model: ObjectModel,
+    model: NormalObject,
     images: np.ndarray,
     initial: np.ndarray,
     settings: AdamConfig,

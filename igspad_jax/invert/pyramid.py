@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +15,9 @@ from igspad_jax.devices import agreed, brought_home
 from igspad_jax.invert import levenberg
 from igspad_jax.invert.config import Inversion, LevenbergConfig, Sampler
 from igspad_jax.invert.equations import Problem
-from igspad_jax.invert.model import ObjectModel, View, resized
 from igspad_jax.invert.poses import retract
 from igspad_jax.invert.residuals import plain_exposures, residuals_at
+from igspad_jax.normal_object import Level, NormalObject
 
 _SAME = 2.0  # degrees and per cent within which two poses are one hypothesis
 
@@ -56,7 +57,7 @@ class _Judged(NamedTuple):
 
 
 def solve(
-    model: ObjectModel,
+    model: NormalObject,
     images: np.ndarray,
     initial: np.ndarray,
     settings: LevenbergConfig,
@@ -94,7 +95,7 @@ def solve(
 
 
 def _refined(
-    model: ObjectModel,
+    model: NormalObject,
     images: np.ndarray,
     hypotheses: _Hypotheses,
     settings: LevenbergConfig,
@@ -109,16 +110,16 @@ def _refined(
         if level
         else np.ones((n, k, model.height, model.width), np.float32)
     )
-    view = model.view(settings.widths[level], settings.cells[level])
+    view = model.level(settings.widths[level], settings.cells[level])
     shape = (view.width, view.height)
-    counting = jnp.asarray(resized(_flat(weights), *shape))
+    counting = jnp.asarray(_resized(_flat(weights), *shape))
     problem = _problem(model, view, settings, level)
 
     def refined(slots):
         return levenberg.refine(
             jnp.asarray(_flat(hypotheses.viewmats)),
             jnp.asarray(_flat(hypotheses.exposures)),
-            jnp.repeat(jnp.asarray(resized(images, *shape)), k, axis=0),
+            jnp.repeat(jnp.asarray(_resized(images, *shape)), k, axis=0),
             counting,
             problem,
             sh_degree=view.gaussians.sh_degree,
@@ -154,7 +155,7 @@ def _refined(
     return after, judged
 
 
-def _problem(model: ObjectModel, view: View, settings: LevenbergConfig, level: int) -> Problem:
+def _problem(model: NormalObject, view: Level, settings: LevenbergConfig, level: int) -> Problem:
     return Problem(
         gaussians=view.gaussians,
         K=view.K,
@@ -183,7 +184,7 @@ def _given(viewmats: np.ndarray) -> _Hypotheses:
     )
 
 
-def _spread(model: ObjectModel, given: _Hypotheses, degrees: float) -> _Hypotheses:
+def _spread(model: NormalObject, given: _Hypotheses, degrees: float) -> _Hypotheses:
     """Adds the first hypothesis turned about the object, to the left, right, above and below."""
     if not degrees:
         return given
@@ -219,6 +220,14 @@ def _joined(hypotheses: _Hypotheses, others: _Hypotheses) -> _Hypotheses:
 def _take(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """[n, keep, ...] of [n, k, ...] values, by [n, keep] indices."""
     return np.take_along_axis(values, kept.reshape(*kept.shape, *[1] * (values.ndim - 2)), axis=1)
+
+
+def _resized(pictures: np.ndarray, width: int, height: int) -> np.ndarray:
+    """[n, H, W, ...] float32 pictures, shrunk by averaging areas."""
+    if pictures.shape[1:3] == (height, width):
+        return pictures
+    size = (width, height)
+    return np.stack([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in pictures])
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from igspad_jax.invert.model import ObjectModel
+from igspad_jax.normal_object import NormalObject
 
 _TRUNCATION = 0.2  # of differences between a render and an image; a defect counts no more
 
@@ -15,7 +15,7 @@ def plain_exposures(initial: np.ndarray) -> np.ndarray:
 
 
 def residuals_at(
-    model: ObjectModel, images: np.ndarray, viewmats: np.ndarray, exposures: np.ndarray
+    model: NormalObject, images: np.ndarray, viewmats: np.ndarray, exposures: np.ndarray
 ) -> np.ndarray:
     """How badly poses explain images, with little regard for how large a difference is.
 

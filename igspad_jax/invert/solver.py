@@ -8,14 +8,14 @@ import numpy as np
 
 from igspad_jax.invert import descent, pyramid
 from igspad_jax.invert.config import Inversion, InvertConfig
-from igspad_jax.invert.model import ObjectModel
 from igspad_jax.invert.sampling import matching_weights
+from igspad_jax.normal_object import NormalObject
 
 PointMatcher = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def invert(
-    model: ObjectModel,
+    model: NormalObject,
     images: np.ndarray,
     initial: np.ndarray,
     config: InvertConfig,

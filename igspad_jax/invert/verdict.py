@@ -9,8 +9,8 @@ import numpy as np
 
 from igspad_jax.cameras import hat
 from igspad_jax.invert.config import Inversion
-from igspad_jax.invert.model import ObjectModel
 from igspad_jax.invert.residuals import plain_exposures, residuals_at
+from igspad_jax.normal_object import NormalObject
 
 _VIEWS = 24  # training views that tell what is usual
 _BATCH = 8
@@ -37,7 +37,7 @@ class TypicalResiduals:
 
 
 def typical_residuals(
-    model: ObjectModel, images: np.ndarray, viewmats: np.ndarray
+    model: NormalObject, images: np.ndarray, viewmats: np.ndarray
 ) -> TypicalResiduals:
     """Learns from normal images of known pose, evenly chosen, what residual is usual.
 
@@ -70,7 +70,7 @@ def doubts_of(inversion: Inversion, index: int, typical: TypicalResiduals) -> li
     return []
 
 
-def deviations(model: ObjectModel, inversion: Inversion, index: int) -> tuple[float, float]:
+def deviations(model: NormalObject, inversion: Inversion, index: int) -> tuple[float, float]:
     """Standard deviations of a pose by its covariance, in degrees and in per cent.
 
     Per cent of the camera's distance to the object, as in `pose_errors`; NaN without a covariance.

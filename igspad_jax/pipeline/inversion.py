@@ -17,7 +17,7 @@ from igspad_jax.cameras import pose_errors
 from igspad_jax.data import Category, LoadedViews, load_test, load_train
 from igspad_jax.devices import after_first, dealt, is_first, on_first, process_count
 from igspad_jax.files import write_whole
-from igspad_jax.invert import Inversion, ObjectModel, invert
+from igspad_jax.invert import Inversion, invert
 from igspad_jax.invert.verdict import deviations, doubts_of, typical_residuals
 from igspad_jax.match import (
     DepthOf,
@@ -35,6 +35,7 @@ from igspad_jax.match import (
     shortlisted,
     training_features,
 )
+from igspad_jax.normal_object import NormalObject
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns, left_out
 from igspad_jax.pipeline.settings import MatchConfig, Settings
@@ -75,7 +76,9 @@ class Start:
         return shortlisted(image, self.views, count) if count else all_views(image, self.views)
 
 
-def _start(loaded: LoadedViews, settings: Settings, model: ObjectModel, folder: RunFolder) -> Start:
+def _start(
+    loaded: LoadedViews, settings: Settings, model: NormalObject, folder: RunFolder
+) -> Start:
     matcher = make_matcher(settings.match.matcher, settings.weights.by_name)
 
     @functools.lru_cache(_DEPTHS_KEPT)
@@ -167,10 +170,10 @@ def invert_category(
     folder.end_inverting()
 
 
-def object_model(scene: Scene, loaded: LoadedViews, settings: Settings) -> ObjectModel:
+def object_model(scene: Scene, loaded: LoadedViews, settings: Settings) -> NormalObject:
     """The trained object before the camera of its training images."""
     height, width = loaded.images.shape[1:3]
-    return ObjectModel(
+    return NormalObject(
         scene.gaussians,
         loaded.K,
         width=width,
@@ -218,7 +221,7 @@ def _inverted(
     images: np.ndarray,
     initial: list[list[PoseHypothesis]],
     start: Start,
-    model: ObjectModel,
+    model: NormalObject,
     settings: Settings,
     name: str,
     folder: RunFolder,

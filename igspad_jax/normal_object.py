@@ -1,14 +1,17 @@
-"""The normal object as inversion needs it: the scene, the camera, and the scene seen from afar."""
+"""The normal object: its Gaussians and the camera that images of it are taken with.
+
+Every stage takes it whole: training makes one, matching takes its depth, inversion its pose
+gradients, comparison its renders.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
-import cv2
 import jax.numpy as jnp
 import numpy as np
 
-from igspad_jax.cameras import scale_intrinsics
+from igspad_jax.cameras import Camera, scale_intrinsics
 from igspad_jax.render import Capacity, render_depths, render_views
 from igspad_jax.render.projection import BLUR
 from igspad_jax.scene import Gaussians, exposed, merged
@@ -17,8 +20,8 @@ _PIXEL = 0.1  # pixels^2, about the variance of a pixel's own square
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
-    """The scene and the camera of one width.
+class Level:
+    """The object at one width of its images.
 
     Attributes:
         gaussians: the scene, merged where the image is small.
@@ -38,8 +41,8 @@ class View:
     capacity: Capacity
 
 
-class ObjectModel:
-    """The normal object before a camera of known intrinsics.
+class NormalObject:
+    """The normal object, and the camera that images of it are taken with.
 
     Attributes:
         gaussians: the scene.
@@ -71,10 +74,10 @@ class ObjectModel:
         self.centre = jnp.asarray(centre, jnp.float32)
         self.radius = jnp.asarray(radius, jnp.float32)
         self.capacity = capacity
-        self._views: dict[tuple[int, int], View] = {}
+        self._levels: dict[tuple[int, int], Level] = {}
         self._merged: dict[int, Gaussians] = {}
 
-    def view(self, width: int, cells: int) -> View:
+    def level(self, width: int, cells: int) -> Level:
         """The object at a smaller width.
 
         Args:
@@ -83,13 +86,13 @@ class ObjectModel:
         """
         width = min(width, self.width) or self.width
         key = (width, cells)
-        if key not in self._views:
+        if key not in self._levels:
             height = max(1, round(self.height * width / self.width))
             scale = width / self.width
             scene = self._coarse(cells) if cells else self.gaussians
             K = scale_intrinsics(np.asarray(self.K), scale, height / self.height)
             whole = width == self.width and not cells
-            self._views[key] = View(
+            self._levels[key] = Level(
                 gaussians=scene,
                 K=jnp.asarray(K, jnp.float32),
                 width=width,
@@ -97,12 +100,16 @@ class ObjectModel:
                 splat_blur=BLUR * scale**2 + (_PIXEL if scale < 1.0 else 0.0),
                 capacity=self.capacity if whole else Capacity(4 * len(scene)),
             )
-        return self._views[key]
+        return self._levels[key]
 
     def _coarse(self, cells: int) -> Gaussians:
         if cells not in self._merged:
             self._merged[cells] = merged(self.gaussians, float(self.radius) / cells)
         return self._merged[cells]
+
+    def camera(self, viewmat: np.ndarray) -> Camera:
+        """The camera of an image with a [4, 4] viewmat."""
+        return Camera(jnp.asarray(viewmat, jnp.float32), self.K, self.width, self.height)
 
     def renders(self, viewmats: np.ndarray, exposures: np.ndarray | None = None) -> np.ndarray:
         """[..., H, W, 3] renders in [0, 1].
@@ -143,11 +150,3 @@ class ObjectModel:
             height=self.height,
             capacity=self.capacity,
         )
-
-
-def resized(pictures: np.ndarray, width: int, height: int) -> np.ndarray:
-    """[n, H, W, ...] float32 pictures, shrunk by averaging areas."""
-    if pictures.shape[1:3] == (height, width):
-        return pictures
-    size = (width, height)
-    return np.stack([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in pictures])

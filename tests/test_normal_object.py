@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from inversions import BACKGROUND, CENTRE, RADIUS, SIZE, model_of, plain
 
-from igspad_jax.invert import ObjectModel, residuals_at
+from igspad_jax.invert import residuals_at
+from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.render.projection import BLUR
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 class TestObjectModel:
     def test_views_are_smaller_cameras_of_the_same_object(self, scene):
-        model = ObjectModel(
+        model = NormalObject(
             scene,
             np.array([[70.0, 0.0, 29.0], [0.0, 66.0, 23.0], [0.0, 0.0, 1.0]]),
             width=60,
@@ -26,27 +27,27 @@ class TestObjectModel:
             radius=RADIUS,
             capacity=Capacity(),
         )
-        view = model.view(24, 0)
+        view = model.level(24, 0)
         assert (view.width, view.height) == (24, 18)  # 17.6, and K by what it was rounded to
         expected = [[28.0, 0.0, 11.6], [0.0, 66.0 * 18 / 44, 23.0 * 18 / 44], [0.0, 0.0, 1.0]]
         np.testing.assert_allclose(view.K, expected, rtol=1e-6)
         assert view.gaussians is scene
         # The splats' own blur shrinks with the image; the larger pixels add theirs.
         assert BLUR * 0.4**2 < view.splat_blur < BLUR
-        assert model.view(24, 0) is view
+        assert model.level(24, 0) is view
 
     def test_own_width(self, model, scene):
         for width in (0, SIZE, 10 * SIZE):
-            view = model.view(width, 0)
+            view = model.level(width, 0)
             assert (view.width, view.height) == (SIZE, SIZE)
             np.testing.assert_array_equal(view.K, model.K)
             assert view.splat_blur == pytest.approx(BLUR)
             assert view.capacity is model.capacity and view.gaussians is scene
-        assert model.view(24, 0).capacity is not model.capacity
+        assert model.level(24, 0).capacity is not model.capacity
 
     def test_merged_by_cells_of_the_radius(self, model, scene):
-        coarse = model.view(24, 3).gaussians
-        assert model.view(0, 3).gaussians is coarse  # merged once
+        coarse = model.level(24, 3).gaussians
+        assert model.level(0, 3).gaussians is coarse  # merged once
         shows = np.asarray(coarse.opacities) > 0.005
         assert len(coarse) == 1024 and 20 < shows.sum() < 120
         cells = np.floor(np.asarray(coarse.means)[shows] / (RADIUS / 3))
