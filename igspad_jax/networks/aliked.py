@@ -9,6 +9,7 @@ which few pixels are ever needed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +17,17 @@ import numpy as np
 from flax import linen as nn
 
 from igspad_jax.networks.feature_map import STRIDES, FeatureMap, crop, enlarge, pad_edges
-from igspad_jax.networks.keypoints import Keypoints
+from igspad_jax.networks.keypoints import Keypoints, Limits
 from igspad_jax.networks.sampling import (
     at,
     check_images,
-    largest_around,
+    maxima,
     padded_keypoints,
     sample,
     strongest,
     unit,
 )
-from igspad_jax.networks.tensors import Params, Tensors, check_shapes
+from igspad_jax.networks.tensors import Params, Tensors, check_image_network
 
 _RADIUS = 2  # in pixels, of a maximum and of the patch that refines it
 _TEMPERATURE = 0.1  # of the refinement's weights
@@ -144,7 +145,7 @@ class _Block(nn.Module):
 
 
 class _DeformableConv(nn.Module):
-    """A 3x3 convolution that reads its nine pixels where it likes (Dai et al., ICCV 2017)."""
+    """A 3x3 convolution that reads its nine pixels at learned offsets (Dai et al., ICCV 2017)."""
 
     channels: int
 
@@ -220,19 +221,11 @@ def _sum_of_products(
 
 
 def _maxima(scores: jax.Array) -> jax.Array:
-    """Scores where they are the largest around, 0 elsewhere and near the border.
-
-    What lies near a maximum is struck out, and among the rest new maxima are looked for, twice.
-    """
-    maxima = scores == largest_around(scores, _RADIUS)
-    for _ in range(2):
-        near = largest_around(maxima.astype(scores.dtype), _RADIUS) > 0
-        rest = jnp.where(near, 0.0, scores)
-        maxima |= ~near & (rest == largest_around(rest, _RADIUS))
+    """Scores where they are the largest around, 0 elsewhere and near the border."""
     height, width = scores.shape[1:]
     inside = np.zeros((height, width), bool)
     inside[_RADIUS : height - _RADIUS, _RADIUS : width - _RADIUS] = True
-    return jnp.where(maxima & inside, scores, 0.0)
+    return jnp.where(maxima(scores, _RADIUS) & inside, scores, 0.0)
 
 
 def _refine(scores: jax.Array, pixels: jax.Array) -> jax.Array:
@@ -256,17 +249,15 @@ def _mean_pool(x: jax.Array, size: int) -> jax.Array:
 def read_aliked(
     tensors: Tensors,
     *,
-    max_keypoints: int = 1024,
-    threshold: float = 0.2,
     side: int | None = None,
+    **limits: Unpack[Limits],
 ) -> tuple[Aliked, Params]:
     """Builds the network from weights, under the original's names.
 
     Args:
         tensors: the weights; this finishes them.
-        max_keypoints: as for `Aliked`, like the rest.
-        threshold: see there.
-        side: see there.
+        side: as for `Aliked`.
+        **limits: as for `Aliked`.
 
     Raises:
         InputError: other tensors than ALIKED's.
@@ -289,9 +280,8 @@ def read_aliked(
     network = Aliked(
         channels=tuple(len(block["conv2"].get("conv", block["conv2"])["bias"]) for block in blocks),
         samples=len(descriptor["aggregate"]),
-        max_keypoints=max_keypoints,
-        threshold=threshold,
         side=side,
+        **limits,
     )
     params: Params = {"descriptor": descriptor}
     for name, parts in {
@@ -301,9 +291,7 @@ def read_aliked(
         "score": score,
     }.items():
         params |= {f"{name}_{i}": part for i, part in enumerate(parts)}
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-    expected = jax.eval_shape(network.init, jax.random.key(0), images)["params"]
-    check_shapes(params, expected, "ALIKED")
+    check_image_network(network, params, 32, "ALIKED")
     return network, params
 
 

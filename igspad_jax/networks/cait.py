@@ -15,47 +15,29 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from igspad_jax.errors import InputError
 from igspad_jax.networks.layers import (
     Dense,
     Norm,
+    PatchTransformer,
     divisor,
     einsum,
     gelu,
     held_at_once,
     in_dtype,
     patch_embedding,
-    patches,
     replace,
 )
-from igspad_jax.networks.tensors import Params, Tensors, check_shapes
+from igspad_jax.networks.tensors import Params, Tensors, check_image_network
 
 
-class Cait(nn.Module):
+class Cait(PatchTransformer):
     """Images to the patches' values after the last layer of self-attention.
 
     Attributes:
         layers: their number.
-        heads: of the attention.
-        width: channels of a cell.
-        grid: side of the image in cells.
-        patch: side of a cell in pixels.
-        dtype: of the factors in matrix products; all else is float32.
-        at_once: logits of a layer to hold at once.
     """
 
     layers: int
-    heads: int
-    width: int
-    grid: int
-    patch: int
-    dtype: Any
-    at_once: int
-
-    @property
-    def side(self) -> int:
-        """Of the image in pixels."""
-        return self.grid * self.patch
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -64,14 +46,7 @@ class Cait(nn.Module):
         Raises:
             InputError: images of another size than the network's.
         """
-        if images.shape[1:] != (self.side, self.side, 3):
-            raise InputError(
-                f"CaiT: images of shape {images.shape} are not [B, {self.side}, {self.side}, 3]; "
-                "resize them"
-            )
-        x = Dense(self.width, dtype=self.dtype, name="patch_embed")(patches(images, self.patch))
-        x = x.reshape(len(x), -1, self.width)
-        x += self.param("pos_embed", nn.initializers.zeros, x.shape[1:])
+        x = self.embed(images, "CaiT").reshape(len(images), -1, self.width)
         for i in range(self.layers):
             x = _Layer(self.heads, self.dtype, self.at_once, name=f"layers_{i}")(x)
         return x.reshape(-1, self.grid, self.grid, self.width)
@@ -164,9 +139,7 @@ def read_cait(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[Cait, Params]
         dtype=dtype,
         at_once=held_at_once(),
     )
-    images = jax.ShapeDtypeStruct((1, network.side, network.side, 3), jnp.float32)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), images)
-    check_shapes(params, shapes["params"], tensors.source)
+    check_image_network(network, params, network.side, tensors.source)
     return network, in_dtype({"params": params}, dtype)
 
 

@@ -1,8 +1,8 @@
 """Reading checkpoints: safetensors, and what `torch.save` writes, without torch.
 
-A file of `torch.save` is a pickle, and a pickle says which functions its reader is to call. This
-reader knows those alone that rebuild tensors, and of these it only takes notes: the arrays are made
-afterwards.
+A file of `torch.save` is a pickle, which names the functions that its reader should call. This
+reader accepts only those that rebuild tensors and records their arguments instead of calling them;
+the arrays are made afterwards.
 """
 
 from __future__ import annotations

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import jax
+
+
+class Limits(TypedDict, total=False):
+    """What a network that finds keypoints can be limited to; its own defaults where left out.
+
+    Attributes:
+        max_keypoints: rows of the result.
+        threshold: least score of a keypoint.
+    """
+
+    max_keypoints: int
+    threshold: float
 
 
 class Keypoints(NamedTuple):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from igspad_jax.errors import InputError
 from igspad_jax.networks.tensors import Params, Tensors
 
 # Sums of products are float32 whatever their factors are.
@@ -31,6 +32,53 @@ def patches(images: jax.Array, side: int) -> jax.Array:
     batch, height, width, channels = images.shape
     cells = images.reshape(batch, height // side, side, width // side, side * channels)
     return cells.swapaxes(2, 3).reshape(batch, height // side, width // side, -1)
+
+
+class PatchTransformer(nn.Module):
+    """What the transformers on the patches of an image share: sizes and the first layer.
+
+    Attributes:
+        heads: of the attention.
+        width: channels of a cell.
+        grid: side of the image in cells.
+        patch: side of a cell in pixels.
+        dtype: of the factors in matrix products; all else is float32.
+        at_once: logits or hidden values of a layer to hold at once.
+    """
+
+    heads: int
+    width: int
+    grid: int
+    patch: int
+    dtype: Any
+    at_once: int
+
+    @property
+    def side(self) -> int:
+        """Of the image in pixels."""
+        return self.grid * self.patch
+
+    def embed(self, images: jax.Array, network: str) -> jax.Array:
+        """Embed the patches of images; to be called from a compact method.
+
+        Args:
+            images: [B, side, side, 3] normalised.
+            network: its name, for the error.
+
+        Returns:
+            [B, grid, grid, width].
+
+        Raises:
+            InputError: images of another size than the network's.
+        """
+        if images.shape[1:] != (self.side, self.side, 3):
+            raise InputError(
+                f"{network}: images of shape {images.shape} are not "
+                f"[B, {self.side}, {self.side}, 3]; resize or pad them"
+            )
+        x = Dense(self.width, dtype=self.dtype, name="patch_embed")(patches(images, self.patch))
+        places = self.param("pos_embed", nn.initializers.zeros, (self.grid**2, self.width))
+        return x + places.reshape(x.shape[1:])
 
 
 def patch_embedding(tensors: Tensors, name: str) -> Params:

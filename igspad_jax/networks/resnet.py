@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from igspad_jax.networks.layers import in_dtype
-from igspad_jax.networks.tensors import Params, Tensors, check_shapes
+from igspad_jax.networks.tensors import Params, Tensors, check_image_network
 
 STRIDES = (4, 8, 16)  # of the stages' cells in pixels
 
@@ -115,9 +115,7 @@ def read_resnet(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[ResNet, Par
         bottleneck=bottleneck,
         dtype=dtype,
     )
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), images)
-    check_shapes(params, shapes["params"], tensors.source)
+    check_image_network(network, params, 32, tensors.source)
     return network, in_dtype({"params": params}, dtype)
 
 

@@ -17,50 +17,32 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from igspad_jax.errors import InputError
 from igspad_jax.networks.layers import (
     Dense,
     Norm,
+    PatchTransformer,
     divisor,
     einsum,
     gelu,
     held_at_once,
     in_dtype,
     patch_embedding,
-    patches,
     replace,
     replace_block,
 )
-from igspad_jax.networks.tensors import Params, Tensors, check_shapes
+from igspad_jax.networks.tensors import Params, Tensors, check_image_network
 
 
-class SamEncoder(nn.Module):
+class SamEncoder(PatchTransformer):
     """Images to dense features.
 
     Attributes:
-        heads: of the attention.
         windows: side in cells of each layer's attention window; the grid's where it is global.
-        width: channels of a cell in the transformer.
         channels: of the features.
-        grid: side of the image in cells.
-        patch: side of a cell in pixels.
-        dtype: of the factors in matrix products; all else is float32.
-        at_once: logits or hidden values of a layer to hold at once.
     """
 
-    heads: int
     windows: tuple[int, ...]
-    width: int
     channels: int
-    grid: int
-    patch: int
-    dtype: Any
-    at_once: int
-
-    @property
-    def side(self) -> int:
-        """Of the image in pixels."""
-        return self.grid * self.patch
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -69,13 +51,7 @@ class SamEncoder(nn.Module):
         Raises:
             InputError: images of another size than the network's.
         """
-        if images.shape[1:] != (self.side, self.side, 3):
-            raise InputError(
-                f"SAM: images of shape {images.shape} are not [B, {self.side}, {self.side}, 3]; "
-                "resize and pad them"
-            )
-        x = Dense(self.width, dtype=self.dtype, name="patch_embed")(patches(images, self.patch))
-        x += self.param("pos_embed", nn.initializers.zeros, (self.grid, self.grid, self.width))
+        x = self.embed(images, "SAM")
         for i, window in enumerate(self.windows):
             x = _Layer(self.heads, window, self.dtype, self.at_once, name=f"layers_{i}")(x)
         x = Dense(self.channels, use_bias=False, dtype=self.dtype, name="conv1")(x)
@@ -213,9 +189,10 @@ def read_sam(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[SamEncoder, Pa
     layers = []
     while not layers or f"layers.{len(layers)}.attn.qkv.weight" in vision:
         layers.append(_layer(vision.under(f"layers.{len(layers)}")))
+    places = vision.take("pos_embed", 4)[0]
     params = {
         "patch_embed": patch_embedding(vision, "patch_embed.projection"),
-        "pos_embed": vision.take("pos_embed", 4)[0],
+        "pos_embed": places.reshape(-1, places.shape[-1]),
         **{f"layers_{i}": layer for i, layer in enumerate(layers)},
         "conv1": {"kernel": vision.conv("neck.conv1", bias=False)["kernel"][0, 0]},
         "norm1": vision.norm("neck.layer_norm1"),
@@ -225,20 +202,18 @@ def read_sam(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[SamEncoder, Pa
     vision.finish()
 
     vectors = [layer["attn"]["rel_pos_h"] for layer in layers]
-    grid, _, width = params["pos_embed"].shape
+    cells, width = params["pos_embed"].shape
     encoder = SamEncoder(
         heads=width // vectors[0].shape[1],
         windows=tuple((len(vector) + 1) // 2 for vector in vectors),
         width=width,
         channels=len(params["norm2"]["bias"]),
-        grid=grid,
+        grid=math.isqrt(cells),
         patch=math.isqrt(len(params["patch_embed"]["kernel"]) // 3),
         dtype=dtype,
         at_once=held_at_once(),
     )
-    images = jax.ShapeDtypeStruct((1, encoder.side, encoder.side, 3), jnp.float32)
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)
-    check_shapes(params, shapes["params"], tensors.source)
+    check_image_network(encoder, params, encoder.side, tensors.source)
     return encoder, in_dtype({"params": params}, dtype)
 
 

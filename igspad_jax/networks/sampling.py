@@ -45,6 +45,19 @@ def largest_around(maps: jax.Array, radius: int) -> jax.Array:
     return maps
 
 
+def maxima(scores: jax.Array, radius: int) -> jax.Array:
+    """Find the pixels of [B, H, W] scores that are the largest within `radius`; [B, H, W] bool.
+
+    The surroundings of a maximum are struck out, and new maxima are looked for in the rest, twice.
+    """
+    found = scores == largest_around(scores, radius)
+    for _ in range(2):
+        near = largest_around(found.astype(scores.dtype), radius) > 0
+        rest = jnp.where(near, 0.0, scores)
+        found |= ~near & (rest == largest_around(rest, radius))
+    return found
+
+
 def strongest(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """The largest of [B, H, W] scores, in falling order.
 

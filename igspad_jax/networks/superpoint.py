@@ -5,21 +5,23 @@ Its weights are for non-commercial research only.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from igspad_jax.networks.keypoints import Keypoints
+from igspad_jax.networks.keypoints import Keypoints, Limits
 from igspad_jax.networks.sampling import (
     check_images,
-    largest_around,
+    maxima,
     padded_keypoints,
     sample,
     strongest,
     unit,
 )
-from igspad_jax.networks.tensors import Params, Tensors, check_shapes
+from igspad_jax.networks.tensors import Params, Tensors, check_image_network
 
 _STAGES = (64, 64, 128, 128)  # channels; the image is halved after all but the last
 _CHANNELS = 256  # of a descriptor, and of the layer before both results
@@ -87,17 +89,10 @@ def _pixel_scores(logits: jax.Array) -> jax.Array:
 
 
 def _maxima(scores: jax.Array) -> jax.Array:
-    """[B, H, W] scores where they are the largest around, 0 elsewhere and near the first borders.
-
-    Of what is not near a maximum, the largest around are maxima too; they are looked for twice.
-    """
-    kept = scores == largest_around(scores, _RADIUS)
-    for _ in range(2):
-        near = largest_around(kept.astype(scores.dtype), _RADIUS) > 0
-        rest = jnp.where(near, 0.0, scores)
-        kept |= (rest == largest_around(rest, _RADIUS)) & ~near
+    """[B, H, W] scores of the maxima that keep away from the left and the upper border; else 0."""
     rows, columns = np.ogrid[: scores.shape[1], : scores.shape[2]]
-    return jnp.where(kept & (rows >= _BORDER) & (columns >= _BORDER), scores, 0.0)
+    inside = (rows >= _BORDER) & (columns >= _BORDER)
+    return jnp.where(maxima(scores, _RADIUS) & inside, scores, 0.0)
 
 
 def _cells(pixels: jax.Array, height: int, width: int) -> jax.Array:
@@ -110,15 +105,12 @@ def _cells(pixels: jax.Array, height: int, width: int) -> jax.Array:
     return (pixels - first) * np.float32((size - 1) / (_CELL * size - 1 - first))
 
 
-def read_superpoint(
-    tensors: Tensors, *, max_keypoints: int = 1024, threshold: float = 0.0005
-) -> tuple[SuperPoint, Params]:
+def read_superpoint(tensors: Tensors, **limits: Unpack[Limits]) -> tuple[SuperPoint, Params]:
     """Builds the network from Hugging Face's weights, alone or in a file with LightGlue.
 
     Args:
         tensors: the weights; this finishes them.
-        max_keypoints: as for `SuperPoint`.
-        threshold: likewise.
+        **limits: as for `SuperPoint`.
 
     Raises:
         InputError: other tensors than SuperPoint's.
@@ -140,8 +132,6 @@ def read_superpoint(
     for head, decoder in (("score", "keypoint_decoder"), ("descriptor", "descriptor_decoder")):
         params[head] = {n: tensors.conv(f"{decoder}.conv_{head}_{n}") for n in ("a", "b")}
     tensors.finish()
-    network = SuperPoint(max_keypoints, threshold)
-    image = np.zeros((1, 16, 16, 3), np.float32)
-    expected = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
-    check_shapes(params, expected, "SuperPoint")
+    network = SuperPoint(**limits)
+    check_image_network(network, params, 2 * _CELL, "SuperPoint")
     return network, params

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from igspad_jax.errors import InputError
 
@@ -108,6 +109,13 @@ class Tensors:
                 f"{self.source}: not the tensors of this network; {'; '.join(troubles)}; "
                 "give the weights of the network that was chosen"
             )
+
+
+def check_image_network(network: nn.Module, params: Params, side: int, source: str) -> None:
+    """`check_shapes` with what a network makes by itself for an image of `side` x `side` pixels."""
+    images = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+    expected = jax.eval_shape(network.init, jax.random.key(0), images)
+    check_shapes(params, expected["params"], source)
 
 
 def check_shapes(params: Params, expected: Params, source: str) -> None:

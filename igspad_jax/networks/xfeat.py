@@ -6,13 +6,14 @@ Batch norms are folded into the convolutions before them.
 from __future__ import annotations
 
 import itertools
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from igspad_jax.networks.keypoints import Keypoints
+from igspad_jax.networks.keypoints import Keypoints, Limits
 from igspad_jax.networks.layers import patches
 from igspad_jax.networks.sampling import (
     check_images,
@@ -22,7 +23,7 @@ from igspad_jax.networks.sampling import (
     strongest,
     unit,
 )
-from igspad_jax.networks.tensors import Params, Tensors, check_shapes
+from igspad_jax.networks.tensors import Params, Tensors, check_image_network
 
 _CELL = 8  # side of a cell of the feature map in pixels
 _MULTIPLE = 32  # sides are brought down to multiples of this
@@ -65,8 +66,8 @@ class XFeat(nn.Module):
         probability = _pixels_of_cells(jax.nn.softmax(logits)[..., :-1])
         height, width = probability.shape[1:]
         pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
-        everywhere = jnp.broadcast_to(pixels.reshape(-1, 2), (len(images), height * width, 2))
-        reliability = sample(reliability, _cells(everywhere, width, height))
+        all_pixels = jnp.broadcast_to(pixels.reshape(-1, 2), (len(images), height * width, 2))
+        reliability = sample(reliability, _cells(all_pixels, width, height))
 
         peaks = probability == largest_around(probability, _RADIUS)
         peaks &= probability > self.threshold
@@ -163,17 +164,14 @@ def _cells(points: jax.Array, width: int, height: int) -> jax.Array:
     return points * np.float32(size / _CELL / (size - 1)) - 0.5
 
 
-def read_xfeat(
-    tensors: Tensors, *, max_keypoints: int = 1024, threshold: float = 0.05
-) -> tuple[XFeat, Params]:
+def read_xfeat(tensors: Tensors, **limits: Unpack[Limits]) -> tuple[XFeat, Params]:
     """Builds the network from weights, under the original's names.
 
     The matcher of dense features that travels with it (`fine_matcher`) is left out.
 
     Args:
         tensors: the weights; this finishes them.
-        max_keypoints: as for `XFeat`.
-        threshold: likewise.
+        **limits: as for `XFeat`.
 
     Raises:
         InputError: other tensors than XFeat's.
@@ -192,10 +190,8 @@ def read_xfeat(
             params[f"{name}_last"] = _dense(tensors.conv(f"{name}.{len(layers)}"))
     tensors.finish()
 
-    network = XFeat(max_keypoints, threshold)
-    images = jax.ShapeDtypeStruct((1, _MULTIPLE, _MULTIPLE, 3), np.float32)
-    expected = jax.eval_shape(network.init, jax.random.key(0), images)["params"]
-    check_shapes(params, expected, "XFeat")
+    network = XFeat(**limits)
+    check_image_network(network, params, _MULTIPLE, "XFeat")
     return network, params
 
 
