@@ -18,6 +18,7 @@ from checks import gpu_kernels
 
 from igspad_jax.errors import InputError
 from igspad_jax.kernels.compositing import (
+    ProjectedSplats,
     backend,
     composite,
     composite_normal,
@@ -73,7 +74,7 @@ def setup(request):
     if request.param is not MOSAIC:
         yield request.param
         return
-    if backend.chosen(None) != "mosaic":
+    if backend.resolve(None) != "mosaic":
         pytest.skip("needs an NVIDIA GPU of compute capability 9.0 or newer")
     # A GPU would round the factors of the definition's products to 10 bits.
     with jax.default_matmul_precision("highest"):
@@ -209,7 +210,7 @@ def dense(means2d, conics, opacities, features, depths, radii, *, width, height)
     return jnp.concatenate([values, after[-1:].transpose(1, 2, 0)], axis=-1)
 
 
-def pull(setup):
+def cotangent(setup):
     """A loss's gradient with respect to the image."""
     shape = (setup.height, setup.width, CHANNELS + 1)
     return np.random.default_rng(9).normal(size=shape).astype(np.float32)
@@ -221,7 +222,7 @@ def definition(setup):
 
     def loss(*scene):
         image = dense(*scene, **setup.sizes)
-        return jnp.sum(pull(setup) * image), image
+        return jnp.sum(cotangent(setup) * image), image
 
     function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
 
@@ -238,13 +239,13 @@ def implementation(setup):
 
     def loss(*scene):
         features, transmittance, pairs = composite(
-            *(part[None] for part in scene),
+            ProjectedSplats(*(part[None] for part in scene)),
             **setup.sizes,
             capacity=setup.capacity,
             implementation=setup.implementation,
         )
         image = jnp.concatenate([features, transmittance[..., None]], axis=-1)[0]
-        return jnp.sum(pull(setup) * image), (image, pairs[0])
+        return jnp.sum(cotangent(setup) * image), (image, pairs[0])
 
     function = jax.jit(jax.vmap(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)))
 
@@ -264,7 +265,7 @@ class Moving(NamedTuple):
     tangents: np.ndarray
     tints: np.ndarray
     background: np.ndarray
-    shades: np.ndarray
+    affine: np.ndarray
 
 
 def f32(values):
@@ -289,23 +290,23 @@ def moving_splats(setup) -> Moving:
 
 @functools.cache
 def moving_image(setup):
-    """The image, and its Jacobian by the parameters and by the two shades, by the formulas."""
-    tangents, tints, background, shades = moving_splats(setup)
+    """The image and its Jacobian by the parameters and two affine changes of colour, by formula."""
+    tangents, tints, background, affine = moving_splats(setup)
 
     def seen(tau, scene):
         moved, shading = tau[:PARAMETERS], tau[PARAMETERS:]
-        by_shade = scene[3][..., None] * shades[:, 0] + shades[:, 1]
+        by_affine = scene[3][..., None] * affine[:, 0] + affine[:, 1]
         image = dense(
             scene[0] + tangents[:, :2] @ moved,
             scene[1] + tangents[:, 2:] @ moved,
             scene[2],
-            scene[3] + tints @ moved[:COLOURED] + by_shade @ shading,
+            scene[3] + tints @ moved[:COLOURED] + by_affine @ shading,
             *scene[4:],
             **setup.sizes,
         )
         return (image[..., :-1] + image[..., -1:] * background,) * 2
 
-    at = jnp.zeros(PARAMETERS + len(shades))
+    at = jnp.zeros(PARAMETERS + len(affine))
     function = jax.jit(jax.jacfwd(seen, has_aux=True))
 
     def run(scene):
@@ -375,7 +376,8 @@ class TestImplementations:
 
         def one(*scene):
             results = composite_with_jacobian(
-                *(part[None] for part in (*scene, *moving[:3])),
+                ProjectedSplats(*(part[None] for part in scene)),
+                *(part[None] for part in moving[:3]),
                 **setup.sizes,
                 capacity=setup.capacity,
                 implementation=setup.implementation,
@@ -402,8 +404,9 @@ class TestImplementations:
         deltas = f32([0.05, 0.2])
 
         def one(image, weight, delta, basis):
-            parts = (*scene, *moving[:3], basis, moving.shades, image, weight, delta)
+            parts = (*moving[:3], basis, moving.affine, image, weight, delta)
             results = composite_normal(
+                ProjectedSplats(*(part[None] for part in scene)),
                 *(part[None] for part in parts),
                 **setup.sizes,
                 capacity=setup.capacity,
@@ -476,7 +479,11 @@ class TestLowering:
     def composited(self, count, size):
         def image(*scene):
             features, transmittance, _ = composite(
-                *scene, width=size, height=size, capacity=8 * count, implementation="mosaic"
+                ProjectedSplats(*scene),
+                width=size,
+                height=size,
+                capacity=8 * count,
+                implementation="mosaic",
             )
             return features, transmittance
 
@@ -500,7 +507,7 @@ class TestLowering:
 
     def moving(self, count, batch):
         return (
-            *scene_shapes(batch, count, 3),
+            ProjectedSplats(*scene_shapes(batch, count, 3)),
             shaped(batch, count, 5, 6),
             shaped(batch, count, 3, 3),
             shaped(batch, 3),
@@ -539,17 +546,17 @@ class TestChoice:
     @pytest.mark.parametrize("wanted", ["xla", "mosaic"])
     def test_variable(self, monkeypatch, wanted):
         monkeypatch.setenv("IGSPAD_JAX_COMPOSITOR", wanted)
-        assert backend.chosen(None) == wanted
-        assert backend.chosen("interpreted") == "interpreted"
+        assert backend.resolve(None) == wanted
+        assert backend.resolve("interpreted") == "interpreted"
 
     def test_unknown_variable(self, monkeypatch):
         monkeypatch.setenv("IGSPAD_JAX_COMPOSITOR", "triton")
         with pytest.raises(InputError, match=r"IGSPAD_JAX_COMPOSITOR=triton.*use xla or mosaic"):
-            backend.chosen(None)
+            backend.resolve(None)
 
     def test_cpu_runs_xla(self):
         if jax.default_backend() == "cpu":
-            assert backend.chosen(None) == "xla"
+            assert backend.resolve(None) == "xla"
 
     def test_device_decides(self, monkeypatch):
         for capability, expected in (
@@ -560,8 +567,8 @@ class TestChoice:
         ):
             device = type("Device", (), {"compute_capability": capability})()
             monkeypatch.setattr(jax, "devices", lambda device=device: [device])
-            assert backend.chosen(None) == expected
+            assert backend.resolve(None) == expected
 
     def test_unknown_implementation(self):
         with pytest.raises(ValueError, match="no implementation 'triton'"):
-            backend.chosen("triton")
+            backend.resolve("triton")

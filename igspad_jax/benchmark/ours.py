@@ -17,7 +17,7 @@ from igspad_jax.benchmark.timing import Prepared
 from igspad_jax.cameras import Camera
 from igspad_jax.invert.equations import Problem
 from igspad_jax.invert.levenberg import refine
-from igspad_jax.kernels.compositing.backend import chosen
+from igspad_jax.kernels.compositing.backend import resolve
 from igspad_jax.kernels.compositing.mosaic import SIDE
 from igspad_jax.kernels.compositing.tiles import TILE, tile_lists
 from igspad_jax.render import Capacity, render, render_with_jacobian
@@ -143,7 +143,7 @@ def _fitted(
         program = make(slots)
         return program, pairs_of(program.run())
 
-    side = TILE if chosen(None) == "xla" else SIDE
+    side = TILE if resolve(None) == "xla" else SIDE
     return _capacity(scene, side).run(attempt, lambda made: made[1])[0]
 
 
@@ -191,7 +191,7 @@ def _pose(scene: Scene) -> Prepared:
         blur=jnp.float32(0.0),
         delta=jnp.float32(0.05),
         damping=jnp.float32(0.01),
-        anchor=jnp.float32(0.0),
+        translation_penalty=jnp.float32(0.0),
         # The solver's first round looks at where it is given, and counts as no step.
         steps=jnp.int32(0),
         tolerance=jnp.float32(0.05),

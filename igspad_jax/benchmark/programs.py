@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from igspad_jax.kernels.compositing.backend import chosen
+from igspad_jax.kernels.compositing.backend import resolve
 
 # What each part does once, in the order in which it is measured.
 PARTS = {
@@ -115,4 +115,4 @@ def absence(program: Program, device: Mapping[str, Any]) -> str | None:
 
 def is_hopper() -> bool:
     """Whether the compositor, left to itself, takes our kernels on the first device."""
-    return chosen(None) == "mosaic"
+    return resolve(None) == "mosaic"

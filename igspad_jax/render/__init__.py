@@ -4,9 +4,9 @@ from igspad_jax.render.capacity import Capacity, CapacityError
 from igspad_jax.render.linear import (
     LinearRender,
     NormalEquations,
+    exposure_derivatives,
     render_normal,
     render_with_jacobian,
-    shades_of,
 )
 from igspad_jax.render.rasterizer import Render, render, render_features, render_splats
 from igspad_jax.render.views import render_depths, render_views
@@ -17,6 +17,7 @@ __all__ = [
     "LinearRender",
     "NormalEquations",
     "Render",
+    "exposure_derivatives",
     "render",
     "render_depths",
     "render_features",
@@ -24,5 +25,4 @@ __all__ = [
     "render_splats",
     "render_views",
     "render_with_jacobian",
-    "shades_of",
 ]

@@ -7,8 +7,13 @@ import jax.numpy as jnp
 from flax import struct
 
 from igspad_jax.cameras import Camera
-from igspad_jax.kernels.compositing import composite_normal, composite_with_jacobian
+from igspad_jax.kernels.compositing import (
+    ProjectedSplats,
+    composite_normal,
+    composite_with_jacobian,
+)
 from igspad_jax.render.projection import BLUR, NEAR, project
+from igspad_jax.render.rasterizer import one_image
 from igspad_jax.render.tangents import splat_tangents
 from igspad_jax.scene.gaussians import Gaussians, exposed
 
@@ -72,7 +77,7 @@ def render_with_jacobian(
     moving = _moving(gaussians, camera, sh_degree=sh_degree, near=near, blur=blur)
     colour, transmittance, pairs, jacobian = composite_with_jacobian(
         *moving,
-        background=background[None],
+        background[None],
         width=camera.width,
         height=camera.height,
         capacity=capacity,
@@ -121,9 +126,8 @@ def render_normal(
     """
     if exposure is not None:
         gaussians = exposed(gaussians, *exposure)
-    shades = shades_of(exposure)
     moving = _moving(gaussians, camera, sh_degree=sh_degree, near=near, blur=blur)
-    fit = (background, basis, shades, image, weight, delta)
+    fit = (background, basis, exposure_derivatives(exposure), image, weight, delta)
     cost, gram, pairs = composite_normal(
         *moving,
         *(jnp.asarray(part)[None] for part in fit),
@@ -134,10 +138,14 @@ def render_normal(
     return NormalEquations(cost=cost[0], gram=gram[0], pairs=pairs[0])
 
 
-def shades_of(exposure: jax.Array | None) -> jax.Array:
-    """[2, 2] derivatives of exposed colours by [2] gain and bias, as `by_shade` takes them.
+def exposure_derivatives(exposure: jax.Array | None) -> jax.Array:
+    """Return the derivatives of exposed colours by gain and bias, for `affine_derivatives`.
 
-    [0, 2] without an exposure.
+    Args:
+        exposure: [2] gain and bias, or None.
+
+    Returns:
+        [2, 2] slope and offset of each; [0, 2] without an exposure.
     """
     if exposure is None:
         return jnp.zeros((0, 2))
@@ -153,19 +161,11 @@ def _moving(
     sh_degree: int,
     near: float | jax.Array,
     blur: float | jax.Array,
-) -> tuple[jax.Array, ...]:
+) -> tuple[ProjectedSplats, jax.Array, jax.Array]:
     """One camera's splats and their tangents, the first arguments of `composite_with_jacobian`."""
     splats = project(gaussians, camera, sh_degree=sh_degree, near=near, blur=blur)
     tangents = splat_tangents(gaussians, camera, splats, sh_degree=sh_degree, near=near, blur=blur)
-    parts = (
-        splats.means2d,
-        splats.conics,
-        splats.opacities,
-        splats.colours,
-        splats.depths,
-        splats.radii,
-        jnp.concatenate([tangents.means2d, tangents.conics], axis=1),
-        # Colours of degree 0 stay as they are, wherever the camera goes.
-        tangents.colours[..., : 3 if sh_degree else 0],
-    )
-    return tuple(part[None] for part in parts)
+    shapes = jnp.concatenate([tangents.means2d, tangents.conics], axis=1)
+    # Colours of degree 0 stay as they are, wherever the camera goes.
+    colours = tangents.colours[..., : 3 if sh_degree else 0]
+    return one_image(splats, splats.colours), shapes[None], colours[None]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from igspad_jax.cameras import Camera
-from igspad_jax.kernels.compositing import composite
+from igspad_jax.kernels.compositing import ProjectedSplats, composite
 from igspad_jax.render.projection import NEAR, Splats, project
 from igspad_jax.scene.gaussians import Gaussians
 
@@ -110,17 +110,19 @@ def render_features(
     return values, pairs
 
 
+def one_image(splats: Splats, features: jax.Array) -> ProjectedSplats:
+    """One camera's splats with [N, C] features, as a batch of one image."""
+    means2d, conics, opacities = splats.means2d, splats.conics, splats.opacities
+    parts = (means2d, conics, opacities, features, splats.depths, splats.radii)
+    return ProjectedSplats(*(part[None] for part in parts))
+
+
 def _composited(
     splats: Splats, features: jax.Array, camera: Camera, capacity: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Features [H, W, C], transmittance [H, W] and slots [] of one camera's splats."""
     values, transmittance, pairs = composite(
-        splats.means2d[None],
-        splats.conics[None],
-        splats.opacities[None],
-        features[None],
-        splats.depths[None],
-        splats.radii[None],
+        one_image(splats, features),
         width=camera.width,
         height=camera.height,
         capacity=capacity,

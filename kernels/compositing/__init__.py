@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from igspad_jax.kernels.compositing import backend
 from igspad_jax.kernels.compositing.backend import Implementation
-from igspad_jax.kernels.compositing.normal import by_shade, gram, weigh
+from igspad_jax.kernels.compositing.jacobian import LinearWalk
+from igspad_jax.kernels.compositing.normal import affine_derivatives, gram, weigh
 from igspad_jax.kernels.compositing.operations import compositor_of, forward_of, operation_of
-from igspad_jax.kernels.compositing.tiles import TileLists
 
 __all__ = [
     "Implementation",
-    "by_shade",
+    "ProjectedSplats",
+    "affine_derivatives",
     "composite",
     "composite_normal",
     "composite_with_jacobian",
@@ -22,13 +25,34 @@ __all__ = [
 ]
 
 
+class ProjectedSplats(NamedTuple):
+    """N splats in each of B images.
+
+    Attributes:
+        means2d: [B, N, 2] centres in pixels.
+        conics: [B, N, 3] inverse covariances (xx, xy, yy).
+        opacities: [B, N] in [0, 1].
+        features: [B, N, C] any per-splat values.
+        depths: [B, N] sorting key, positive where visible.
+        radii: [B, N, 2] half sizes in pixels of the box around the 1/255 contour, 0 if invisible.
+    """
+
+    means2d: jax.Array
+    conics: jax.Array
+    opacities: jax.Array
+    features: jax.Array
+    depths: jax.Array
+    radii: jax.Array
+
+    @property
+    def table(self) -> jax.Array:
+        """[B, N, 6 + C] rows of (mean x, mean y, conic xx, xy, yy, opacity, features...)."""
+        parts = (self.means2d, self.conics, self.opacities[..., None], self.features)
+        return jnp.concatenate(parts, axis=-1)
+
+
 def composite(
-    means2d: jax.Array,
-    conics: jax.Array,
-    opacities: jax.Array,
-    features: jax.Array,
-    depths: jax.Array,
-    radii: jax.Array,
+    splats: ProjectedSplats,
     *,
     width: int,
     height: int,
@@ -41,36 +65,24 @@ def composite(
     `means2d`, `conics`, `opacities` and `features`; `depths` and `radii` only order and select.
 
     Args:
-        means2d: [B, N, 2] centres in pixels.
-        conics: [B, N, 3] inverse covariances (xx, xy, yy).
-        opacities: [B, N] in [0, 1].
-        features: [B, N, C] any per-splat values.
-        depths: [B, N] sorting key, positive where visible.
-        radii: [B, N, 2] half sizes in pixels of the box around the 1/255 contour, 0 if invisible.
+        splats: to composite.
         width: image width in pixels.
         height: image height in pixels.
         capacity: slots for pairs of a tile and a splat, per image.
         implementation: "xla", "mosaic" or "interpreted"; by default what suits the machine, see
-            `backend.chosen`. They have tiles of different sizes and ask for different capacities.
+            `backend.resolve`. They have tiles of different sizes and ask for different capacities.
 
     Returns:
         Composited features [B, H, W, C], transmittance [B, H, W] and the number of slots each
         image asks for [B]. Where that exceeds `capacity` the farthest splats are missing.
     """
-    splats = jnp.concatenate([means2d, conics, opacities[..., None], features], axis=-1)
-    out, pairs = operation_of(width, height, capacity, backend.chosen(implementation))(
-        splats, jax.lax.stop_gradient(depths), jax.lax.stop_gradient(radii)
-    )
+    operation = operation_of(width, height, capacity, backend.resolve(implementation))
+    out, pairs = operation(splats.table, *map(jax.lax.stop_gradient, splats[4:]))
     return out[..., :-1], out[..., -1], pairs
 
 
 def composite_with_jacobian(
-    means2d: jax.Array,
-    conics: jax.Array,
-    opacities: jax.Array,
-    features: jax.Array,
-    depths: jax.Array,
-    radii: jax.Array,
+    splats: ProjectedSplats,
     tangents: jax.Array,
     feature_tangents: jax.Array,
     background: jax.Array,
@@ -80,17 +92,12 @@ def composite_with_jacobian(
     capacity: int,
     implementation: Implementation | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Composites splats and says how every pixel moves with P parameters of the splats.
+    """Composites splats, with the derivatives of every pixel by P parameters of the splats.
 
     Forward mode; not differentiable itself.
 
     Args:
-        means2d: this and what follows up to `radii` as for `composite`.
-        conics: see there.
-        opacities: see there.
-        features: see there.
-        depths: see there.
-        radii: see there.
+        splats: to composite.
         tangents: [B, N, 5, P] derivatives of (mean x, mean y, conic xx, xy, yy).
         feature_tangents: [B, N, C, Q] derivatives of the features by the first Q parameters.
         background: [B, C] features behind all splats, over which the Jacobian is taken.
@@ -103,28 +110,20 @@ def composite_with_jacobian(
         The three results of `composite`, then the [B, H, W, C, P] Jacobian of
         features + transmittance * background.
     """
-    implementation = backend.chosen(implementation)
-    splats = jnp.concatenate([means2d, conics, opacities[..., None], features], axis=-1)
-    out, lists = forward_of(width, height, capacity, implementation)(splats, depths, radii)
-    lists = TileLists(*lists)
-    jacobian = compositor_of(implementation).jacobian(
-        splats, tangents, feature_tangents, lists, out, background
-    )
+    implementation = backend.resolve(implementation)
+    out, lists = forward_of(width, height, capacity, implementation)(splats.table, *splats[4:])
+    walk = LinearWalk(splats.table, tangents, feature_tangents, lists, out, background)
+    jacobian = compositor_of(implementation).jacobian(walk)
     return out[..., :-1], out[..., -1], lists.pairs, jacobian
 
 
 def composite_normal(
-    means2d: jax.Array,
-    conics: jax.Array,
-    opacities: jax.Array,
-    features: jax.Array,
-    depths: jax.Array,
-    radii: jax.Array,
+    splats: ProjectedSplats,
     tangents: jax.Array,
     feature_tangents: jax.Array,
     background: jax.Array,
     basis: jax.Array,
-    shades: jax.Array,
+    affine: jax.Array,
     images: jax.Array,
     weights: jax.Array,
     deltas: jax.Array,
@@ -144,17 +143,12 @@ def composite_normal(
     all splats alike.
 
     Args:
-        means2d: this and what follows up to `background` as for `composite_with_jacobian`.
-        conics: see there.
-        opacities: see there.
-        features: see there.
-        depths: see there.
-        radii: see there.
+        splats: this and what follows up to `background` as for `composite_with_jacobian`.
         tangents: see there.
         feature_tangents: see there.
         background: see there.
         basis: [B, P, D] derivatives of the tangents' parameters by the first D of the fit's.
-        shades: [B, E, 2] for each of the fit's other parameters, see `by_shade`.
+        affine: [B, E, 2] for each of the fit's other parameters, see `affine_derivatives`.
         images: [B, H, W, C] to fit.
         weights: [B, H, W] what each pixel counts.
         deltas: [B] difference at which its weight has fallen to a half.
@@ -167,16 +161,13 @@ def composite_normal(
         Mean robust cost [B], Gram matrix [B, D + E + 1, D + E + 1], mean over the counted values,
         and the slots each image asks for [B].
     """
-    implementation = backend.chosen(implementation)
-    splats = jnp.concatenate([means2d, conics, opacities[..., None], features], axis=-1)
-    out, lists = forward_of(width, height, capacity, implementation)(splats, depths, radii)
-    lists = TileLists(*lists)
+    implementation = backend.resolve(implementation)
+    out, lists = forward_of(width, height, capacity, implementation)(splats.table, *splats[4:])
     values, transmittance = out[..., :-1], out[..., -1]
     difference = values + transmittance[..., None] * background[:, None, None, :] - images
     cost, robust = weigh(difference, weights, deltas)
-    shaded = by_shade(values, transmittance, shades)
-    known = jnp.concatenate([shaded, difference[..., None]], axis=-1)
-    products = compositor_of(implementation).gram(
-        splats, tangents, feature_tangents, lists, out, background, basis, known, robust
-    )
+    shifted = affine_derivatives(values, transmittance, affine)
+    known = jnp.concatenate([shifted, difference[..., None]], axis=-1)
+    walk = LinearWalk(splats.table, tangents, feature_tangents, lists, out, background)
+    products = compositor_of(implementation).gram(walk, basis, known, robust)
     return cost, products, lists.pairs

@@ -24,8 +24,8 @@ _FOR_USERS = ("xla", "mosaic")
 _HOPPER = 9  # major compute capability; older GPUs lack the copies into shared memory
 
 
-def chosen(implementation: Implementation | None) -> Implementation:
-    """The implementation that runs.
+def resolve(implementation: Implementation | None) -> Implementation:
+    """Return the implementation that runs.
 
     Args:
         implementation: "xla", "mosaic" (the GPU kernels), "interpreted" (the same on a CPU, step
@@ -102,7 +102,7 @@ def _interpreter():
     return InterpretGPUParams(detect_races=True)
 
 
-def fetch(source, slot, landed) -> None:
+def fetch(source, slot, barrier) -> None:
     """Begins to copy a block of the GPU's memory to a slot in shared memory.
 
     Waits until all threads have read what the slot held before.
@@ -110,11 +110,11 @@ def fetch(source, slot, landed) -> None:
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     plgpu.commit_smem()
-    plgpu.copy_gmem_to_smem(source, slot, landed)
+    plgpu.copy_gmem_to_smem(source, slot, barrier)
 
 
-def wait(landed) -> None:
+def wait(barrier) -> None:
     """Waits for a slot's copy."""
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
-    plgpu.barrier_wait(landed)
+    plgpu.barrier_wait(barrier)

@@ -8,6 +8,7 @@ behind a splat is the pixel's total, known from the first walk, less what came b
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,52 @@ from igspad_jax.kernels.compositing.groups import (
     to_tiles,
 )
 from igspad_jax.kernels.compositing.tiles import TileLists
+
+
+class LinearWalk(NamedTuple):
+    """What the second walk over the tiles starts from; F features, P parameters.
+
+    Attributes:
+        splats: [B, N, 6 + C] as given to `composite_forward`.
+        tangents: [B, N, 5, P] derivatives of (mean x, mean y, conic a, b, c) by P parameters.
+        feature_tangents: [B, N, C, Q] derivatives of the features by the first Q <= P parameters;
+            the others leave them alone.
+        lists: as given to `composite_forward`.
+        out: [B, H, W, C + 1] its result.
+        background: [B, C] features behind all splats.
+    """
+
+    splats: jax.Array
+    tangents: jax.Array
+    feature_tangents: jax.Array
+    lists: TileLists
+    out: jax.Array
+    background: jax.Array
+
+    @property
+    def parameters(self) -> int:
+        """P."""
+        return self.tangents.shape[-1]
+
+    @property
+    def coloured(self) -> int:
+        """Q."""
+        return self.feature_tangents.shape[-1]
+
+    @property
+    def rows(self) -> jax.Array:
+        """[B, N, 6 + C + 5 P + C Q] the splats, slopes of log alpha and feature tangents."""
+        slopes = log_alpha_slopes(self.splats, self.tangents)
+        parts = [
+            part.reshape(*part.shape[:2], math.prod(part.shape[2:]))
+            for part in (slopes, self.feature_tangents)
+        ]
+        return jnp.concatenate([self.splats, *parts], axis=-1)
+
+    @property
+    def total(self) -> jax.Array:
+        """[B, H, W, C] features over the background."""
+        return self.out[..., :-1] + self.out[..., -1:] * self.background[:, None, None, :]
 
 
 def log_alpha_slopes(splats: jax.Array, tangents: jax.Array) -> jax.Array:
@@ -45,36 +92,18 @@ def log_alpha_slopes(splats: jax.Array, tangents: jax.Array) -> jax.Array:
     return jnp.stack(rows, axis=-2)
 
 
-def composite_jacobian(
-    splats: jax.Array,
-    tangents: jax.Array,
-    colour_tangents: jax.Array,
-    lists: TileLists,
-    out: jax.Array,
-    background: jax.Array,
-) -> jax.Array:
-    """Derivatives of the composited colours, background included.
-
-    Args:
-        splats: [B, N, 6 + C] as given to `composite_forward`, C colour channels.
-        tangents: [B, N, 5, P] derivatives of (mean x, mean y, conic a, b, c) by P parameters.
-        colour_tangents: [B, N, C, Q] derivatives of the colours by the first Q <= P parameters;
-            the others leave them alone.
-        lists: as given to `composite_forward`.
-        out: [B, H, W, C + 1] its result.
-        background: [B, C] colour behind all splats.
+def composite_jacobian(walk: LinearWalk) -> jax.Array:
+    """Derivatives of the composited features, background included.
 
     Returns:
         [B, H, W, C, P]. Opacities count as constant, and so does what the cuts of alpha at 1/255
         and 0.99 switch.
     """
-    batch, height, width, channels = *out.shape[:3], out.shape[3] - 1
-    parameters, coloured = tangents.shape[-1], colour_tangents.shape[-1]
-    slopes = log_alpha_slopes(splats, tangents)
-    rows = [r.reshape(*r.shape[:2], math.prod(r.shape[2:])) for r in (slopes, colour_tangents)]
-    groups = group_tiles(lists, width, height)
-    table, _ = pair_table(jnp.concatenate([splats, *rows], axis=-1), lists)
-    total = to_tiles(out[..., :-1] + out[..., -1:] * background[:, None, None, :])
+    batch, height, width, channels = walk.total.shape
+    parameters, coloured = walk.parameters, walk.coloured
+    groups = group_tiles(walk.lists, width, height)
+    table, _ = pair_table(walk.rows, walk.lists)
+    total = to_tiles(walk.total)
     total = jnp.concatenate([total, jnp.zeros((1, *total.shape[1:]))])
     x, y = pixel_offsets()
 

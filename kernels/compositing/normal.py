@@ -5,8 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from igspad_jax.kernels.compositing.jacobian import composite_jacobian
-from igspad_jax.kernels.compositing.tiles import TileLists
+from igspad_jax.kernels.compositing.jacobian import LinearWalk, composite_jacobian
 
 
 def weigh(
@@ -31,19 +30,19 @@ def weigh(
     return cost, share / (1.0 + square)
 
 
-def by_shade(values: jax.Array, transmittance: jax.Array, shades: jax.Array) -> jax.Array:
+def affine_derivatives(values: jax.Array, transmittance: jax.Array, affine: jax.Array) -> jax.Array:
     """Derivatives of composited features by parameters that change those of all splats alike.
 
     Args:
         values: [B, H, W, C] composited features, without what lies behind.
         transmittance: [B, H, W].
-        shades: [B, E, 2] slope and offset of each parameter: the derivative of a splat's feature f
+        affine: [B, E, 2] slope and offset of each parameter: the derivative of a splat's feature f
             is slope * f + offset.
 
     Returns:
         [B, H, W, C, E].
     """
-    slope, offset = (shades[:, None, None, None, :, i] for i in range(2))
+    slope, offset = (affine[:, None, None, None, :, i] for i in range(2))
     return slope * values[..., None] + offset * (1.0 - transmittance[..., None, None])
 
 
@@ -55,25 +54,12 @@ def gram(columns: jax.Array, robust: jax.Array) -> jax.Array:
 
 
 def composite_gram(
-    splats: jax.Array,
-    tangents: jax.Array,
-    feature_tangents: jax.Array,
-    lists: TileLists,
-    out: jax.Array,
-    background: jax.Array,
-    basis: jax.Array,
-    known: jax.Array,
-    robust: jax.Array,
+    walk: LinearWalk, basis: jax.Array, known: jax.Array, robust: jax.Array
 ) -> jax.Array:
     """Gram matrix of the columns of the Jacobian by the fit's parameters, and of known columns.
 
     Args:
-        splats: this and what follows up to `background` as for `composite_jacobian`.
-        tangents: see there.
-        feature_tangents: see there, `colour_tangents`.
-        lists: see there.
-        out: see there.
-        background: see there.
+        walk: as for `composite_jacobian`.
         basis: [B, P, D] derivatives of the tangents' parameters by the fit's.
         known: [B, H, W, C, E] columns that need no walk.
         robust: [B, H, W, C] weights.
@@ -81,6 +67,5 @@ def composite_gram(
     Returns:
         [B, D + E, D + E].
     """
-    jacobian = composite_jacobian(splats, tangents, feature_tangents, lists, out, background)
-    turned = jnp.einsum("bhwcp,bpd->bhwcd", jacobian, basis, precision="highest")
+    turned = jnp.einsum("bhwcp,bpd->bhwcd", composite_jacobian(walk), basis, precision="highest")
     return gram(jnp.concatenate([turned, known], axis=-1), robust)

@@ -91,14 +91,14 @@ def composite_backward(
     table, index = pair_table(splats, lists)
     total = to_tiles(jnp.sum(out * cotangent, axis=-1, keepdims=True))[:, 0]
     total = jnp.concatenate([total, jnp.zeros((1, PIXELS))])
-    pull = to_tiles(cotangent[..., :-1])
-    pull = jnp.concatenate([pull, jnp.zeros((1, *pull.shape[1:]))])
+    by_features = to_tiles(cotangent[..., :-1])
+    by_features = jnp.concatenate([by_features, jnp.zeros((1, *by_features.shape[1:]))])
     x, y = pixel_offsets()
     moments_of = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
 
     def group(i, gradient):
         starts, counts, centres = groups.starts[i], groups.counts[i], groups.centres[i]
-        g = jnp.swapaxes(pull[groups.tiles[i]], 0, 1)  # [C, GROUP, PIXELS]
+        g = jnp.swapaxes(by_features[groups.tiles[i]], 0, 1)  # [C, GROUP, PIXELS]
 
         def chunk(carry):
             k, transmittance, behind, gradient = carry
@@ -119,7 +119,7 @@ def composite_backward(
             )
             weight = splat.alpha * before
             d_alpha = before * gain - (rest - weight * gain) / (1.0 - splat.alpha)
-            # d loss / d log(unclamped alpha); the clamp at 0.99 passes nothing on.
+            # d loss / d log(unclamped alpha); there is no gradient through the clamp at 0.99.
             d_log = jnp.where(splat.unclamped < ALPHA_MAX, d_alpha * splat.alpha, 0.0)
             # The gradients of mean and conic are moments of d_log about the splat's centre:
             # take them about the tile's centre, where they are one matrix product, and shift.

@@ -1,9 +1,10 @@
 """Gradient of the compositor.
 
-One walk through each tile notes what every chunk begins with; then all chunks go at once, so that a
-long list keeps nobody waiting. Each pair of a tile and a splat has a row of its own for what it
-adds to the splat's gradient: the kernels need no atomic additions. The rows of a splat are added up
-afterwards in an order that depends on the lists alone: the same bits every time.
+One walk through each tile stores the state at the start of every chunk; then all chunks are
+processed in parallel, so that a long list does not delay the others. Each pair of a tile and a
+splat has a row of its own for what it adds to the splat's gradient: the kernels need no atomic
+additions. The rows of a splat are added up afterwards in an order that depends on the lists alone:
+the same bits every time.
 """
 
 from __future__ import annotations
@@ -19,33 +20,33 @@ from igspad_jax.kernels.compositing.mosaic.common import (
     DARK,
     PIXELS,
     SIDE,
+    alpha_at,
     chunk_lists,
     chunk_table,
     frame,
     padded,
-    shade,
     walk,
 )
 from igspad_jax.kernels.compositing.tiles import TileLists
 
 
-def _gain(row, pulls):
+def _gain(row, cotangents):
     """Gain of the pixels' loss from a splat's features, were its weights one."""
-    return sum(row(6 + c) * g for c, g in enumerate(pulls))
+    return sum(row(6 + c) * g for c, g in enumerate(cotangents))
 
 
-def _states_body(tile, first, counts, table, frame, total, pull, states, buffer, landed):
-    """Notes the transmittance and what lies behind, [2, PIXELS], at the beginning of each chunk.
+def _states_body(tile, first, counts, table, frame, total, cotangent, states, buffer, barriers):
+    """Store the transmittance and what lies behind, [2, PIXELS], at the beginning of each chunk.
 
     What lies behind is the loss's gain from it: the pixel's total less what came before.
     """
     x, y, one, zero = (frame[i] for i in range(4))
-    pulls = [pull[tile, c] for c in range(pull.shape[1])]
+    cotangents = [cotangent[tile, c] for c in range(cotangent.shape[1])]
 
     def splat(row, state):
         transmittance, behind = state
-        weight = shade(row, x, y).alpha * transmittance
-        return transmittance - weight, behind - weight * _gain(row, pulls)
+        weight = alpha_at(row, x, y).alpha * transmittance
+        return transmittance - weight, behind - weight * _gain(row, cotangents)
 
     def enter(chunk, state):
         states[chunk, 0], states[chunk, 1] = state
@@ -55,12 +56,12 @@ def _states_body(tile, first, counts, table, frame, total, pull, states, buffer,
 
     start, count = first[tile], counts[tile]
     state = (one, total[tile])
-    walked, _ = walk(table, start, count, buffer, landed, state, splat, enter)
+    walked, _ = walk(table, start, count, buffer, barriers, state, splat, enter)
     jax.lax.fori_loop(start + walked, start + count, skip, None)
 
 
 def _rows_body(
-    chunk, first, counts, tiles, table, frame, pull, states, places, out, buffer, landed
+    chunk, first, counts, tiles, table, frame, cotangent, states, places, out, buffer, barriers
 ):
     """Writes a row of sums over the tile's pixels for each splat of a chunk.
 
@@ -71,7 +72,7 @@ def _rows_body(
     columns = table.shape[-1]
     tile = tiles[chunk]
     x, y = frame[0], frame[1]
-    pulls = [pull[tile, c] for c in range(pull.shape[1])]
+    cotangents = [cotangent[tile, c] for c in range(cotangent.shape[1])]
     place = places[:]  # which number of the chunk's rows is whose
     transmittance, behind = states[chunk, 0], states[chunk, 1]
     used = (chunk < first[tile] + counts[tile]) & (jnp.max(transmittance) > DARK)
@@ -81,22 +82,22 @@ def _rows_body(
             return buffer[0, k, column]
 
         transmittance, behind, rows = state
-        at = shade(row, x, y)
+        at = alpha_at(row, x, y)
         weight = at.alpha * transmittance
-        gain = _gain(row, pulls)
+        gain = _gain(row, cotangents)
         rest = behind - weight * gain
         d_alpha = transmittance * gain - rest / (1.0 - at.alpha)
-        # The clamp at 0.99 passes nothing on.
+        # There is no gradient through the clamp at 0.99.
         d = jnp.where(at.unclamped < ALPHA_MAX, d_alpha * at.alpha, 0.0)
         by_x, by_y = d * at.dx, d * at.dy
         shares = [by_x, by_y, by_x * at.dx, by_x * at.dy, by_y * at.dy, d]
-        shares += [weight * g for g in pulls]
+        shares += [weight * g for g in cotangents]
         for j, share in enumerate(shares):
             rows = jnp.where(place == k * columns + j, jnp.sum(share), rows)
         return transmittance - weight, rest, rows
 
-    backend.fetch(table.at[chunk], buffer.at[0], landed.at[0])
-    backend.wait(landed.at[0])
+    backend.fetch(table.at[chunk], buffer.at[0], barriers.at[0])
+    backend.wait(barriers.at[0])
     state = (transmittance, behind, 0.0 * place)
     out[chunk] = jax.lax.fori_loop(0, jnp.where(used, CHUNK, 0), splat, state)[2]
 
@@ -110,7 +111,7 @@ def composite_backward(
     chunks = chunk_lists(lists, count, width, height)
     table = chunk_table(splats, chunks)
     total = to_tiles(jnp.sum(out * cotangent, axis=-1, keepdims=True), SIDE)[:, 0]
-    pull = to_tiles(cotangent[..., :-1], SIDE)
+    cotangent = to_tiles(cotangent[..., :-1], SIDE)
     (states,) = backend.launch(
         _states_body,
         [(len(table), 2, PIXELS)],
@@ -119,7 +120,7 @@ def composite_backward(
         table,
         frame(),
         total,
-        pull,
+        cotangent,
         blocks=len(chunks.first),
         buffer=(2, *table.shape[1:]),
         interpret=interpret,
@@ -133,7 +134,7 @@ def composite_backward(
         chunks.tiles,
         table,
         frame(),
-        pull,
+        cotangent,
         states,
         np.arange(numbers, dtype=np.int32),
         blocks=len(table),

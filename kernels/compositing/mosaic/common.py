@@ -106,7 +106,7 @@ def frame() -> np.ndarray:
     return np.stack([x, y, np.ones_like(x), np.zeros_like(x)])
 
 
-class Shade(NamedTuple):
+class SplatAlpha(NamedTuple):
     """One splat at a tile's pixels, [PIXELS] each."""
 
     dx: jax.Array
@@ -115,13 +115,13 @@ class Shade(NamedTuple):
     alpha: jax.Array
 
 
-def shade(row: Callable[[int], jax.Array], x: jax.Array, y: jax.Array) -> Shade:
+def alpha_at(row: Callable[[int], jax.Array], x: jax.Array, y: jax.Array) -> SplatAlpha:
     """The alphas of a splat: `row` gives the numbers of its row in the table."""
     dx, dy = x - row(0), y - row(1)
     exponent = 0.5 * (row(2) * dx * dx + row(4) * dy * dy) + row(3) * dx * dy
     unclamped = row(5) * jnp.exp(-exponent)
     alpha = jnp.where(unclamped < ALPHA_CUT, 0.0, jnp.minimum(unclamped, ALPHA_MAX))
-    return Shade(dx, dy, unclamped, alpha)
+    return SplatAlpha(dx, dy, unclamped, alpha)
 
 
 def walk(
@@ -129,7 +129,7 @@ def walk(
     first: jax.Array,
     count: jax.Array,
     buffer,
-    landed,
+    barriers,
     state: tuple,
     splat: Callable,
     enter: Callable = lambda chunk, state: None,
@@ -141,7 +141,7 @@ def walk(
         first: [] the tile's first chunk.
         count: [] how many.
         buffer: reference to [2, CHUNK, F] in shared memory.
-        landed: its two barriers.
+        barriers: its two barriers.
         state: to begin with; the first part is the transmittance [PIXELS].
         splat: (row, state) -> state, where row(i) is the i-th number of the splat's row.
         enter: (chunk, state) -> None, before the chunk's first splat.
@@ -153,8 +153,8 @@ def walk(
     def chunk(carry):
         i, _, state = carry
         slot = lax.rem(i, jnp.int32(2))
-        backend.wait(landed.at[slot])
-        backend.fetch(table.at[first + i + 1], buffer.at[1 - slot], landed.at[1 - slot])
+        backend.wait(barriers.at[slot])
+        backend.fetch(table.at[first + i + 1], buffer.at[1 - slot], barriers.at[1 - slot])
 
         enter(first + i, state)
         state = lax.fori_loop(
@@ -162,11 +162,11 @@ def walk(
         )
         return i + 1, jnp.max(state[0]), state
 
-    backend.fetch(table.at[first], buffer.at[0], landed.at[0])
+    backend.fetch(table.at[first], buffer.at[0], barriers.at[0])
     start = (jnp.int32(0), jnp.float32(1.0), state)
     walked, _, state = lax.while_loop(
         lambda carry: (carry[0] < count) & (carry[1] > DARK), chunk, start
     )
-    # A block must not end before its last copy has landed.
-    backend.wait(landed.at[lax.rem(walked, jnp.int32(2))])
+    # A block must not end before its last copy is complete.
+    backend.wait(barriers.at[lax.rem(walked, jnp.int32(2))])
     return walked, state

@@ -10,29 +10,29 @@ from igspad_jax.kernels.compositing.mosaic.common import (
     CHUNK,
     PIXELS,
     SIDE,
+    alpha_at,
     chunk_lists,
     chunk_table,
     frame,
-    shade,
     walk,
 )
 from igspad_jax.kernels.compositing.tiles import TileLists
 
 
-def _body(tile, first, counts, table, frame, out, buffer, landed):
+def _body(tile, first, counts, table, frame, out, buffer, barriers):
     """See `backend.launch`; operands as in `composite_forward`."""
     channels = out.shape[1] - 1
     x, y, one, zero = (frame[i] for i in range(4))
 
     def splat(row, state):
         transmittance, features = state
-        weight = shade(row, x, y).alpha * transmittance
+        weight = alpha_at(row, x, y).alpha * transmittance
         features = tuple(f + weight * row(6 + c) for c, f in enumerate(features))
         return transmittance - weight, features
 
     state = (one, (zero,) * channels)
     _, (transmittance, features) = walk(
-        table, first[tile], counts[tile], buffer, landed, state, splat
+        table, first[tile], counts[tile], buffer, barriers, state, splat
     )
     for c, feature in enumerate(features):
         out[tile, c] = feature

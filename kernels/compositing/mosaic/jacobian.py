@@ -6,7 +6,6 @@ Here they are stored; `normal.py` beside this sums up their products instead.
 from __future__ import annotations
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -14,18 +13,17 @@ import jax.numpy as jnp
 
 from igspad_jax.kernels.compositing import backend
 from igspad_jax.kernels.compositing.groups import ALPHA_MAX, from_tiles, to_tiles
-from igspad_jax.kernels.compositing.jacobian import log_alpha_slopes
+from igspad_jax.kernels.compositing.jacobian import LinearWalk
 from igspad_jax.kernels.compositing.mosaic.common import (
     CHUNK,
     PIXELS,
     SIDE,
+    alpha_at,
     chunk_lists,
     chunk_table,
     frame,
-    shade,
     walk,
 )
-from igspad_jax.kernels.compositing.tiles import TileLists
 
 
 class Operands(NamedTuple):
@@ -51,26 +49,16 @@ class Operands(NamedTuple):
         return (2, CHUNK, self.table.shape[-1])
 
 
-def operands_of(
-    splats: jax.Array,
-    tangents: jax.Array,
-    feature_tangents: jax.Array,
-    lists: TileLists,
-    out: jax.Array,
-    background: jax.Array,
-) -> Operands:
-    """The walk's operands; arguments as for `jacobian.composite_jacobian`."""
-    _, height, width, _ = out.shape
-    chunks = chunk_lists(lists, splats.shape[1], width, height)
-    slopes = log_alpha_slopes(splats, tangents)
-    rows = [r.reshape(*r.shape[:2], math.prod(r.shape[2:])) for r in (slopes, feature_tangents)]
-    table = chunk_table(jnp.concatenate([splats, *rows], axis=-1), chunks)
-    behind = to_tiles(out[..., :-1] + out[..., -1:] * background[:, None, None, :], SIDE)
+def operands_of(linear: LinearWalk) -> Operands:
+    """The walk's operands."""
+    _, height, width, _ = linear.out.shape
+    chunks = chunk_lists(linear.lists, linear.splats.shape[1], width, height)
+    table, behind = chunk_table(linear.rows, chunks), to_tiles(linear.total, SIDE)
     return Operands(chunks.first, chunks.counts, table, jnp.asarray(frame()), behind)
 
 
 def derivatives(
-    tile, operands: Operands, buffer, landed, *, parameters: int, coloured: int
+    tile, operands: Operands, buffer, barriers, parameters: int, coloured: int
 ) -> list[list[jax.Array]]:
     """A tile's derivatives: [PIXELS] for each channel and parameter.
 
@@ -78,7 +66,7 @@ def derivatives(
         tile: [] which one.
         operands: references to them.
         buffer: reference to shared memory, `Operands.buffer`.
-        landed: its two barriers.
+        barriers: its two barriers.
         parameters: how many there are.
         coloured: how many of them, the first ones, move the features.
     """
@@ -89,7 +77,7 @@ def derivatives(
 
     def splat(row, state):
         transmittance, behind, jacobian = state
-        at = shade(row, x, y)
+        at = alpha_at(row, x, y)
         weight = at.alpha * transmittance
         moving = jnp.where(at.unclamped < ALPHA_MAX, at.alpha, 0.0)
         beyond = 1.0 / (1.0 - at.alpha)
@@ -114,37 +102,30 @@ def derivatives(
     behind = tuple(operands.behind[tile, c] for c in range(channels))
     state = (one, behind, (zero,) * (channels * parameters))
     start, count = operands.first[tile], operands.counts[tile]
-    _, state = walk(operands.table, start, count, buffer, landed, state, splat)
+    _, state = walk(operands.table, start, count, buffer, barriers, state, splat)
     flat = state[2]
     return [list(flat[c * parameters : (c + 1) * parameters]) for c in range(channels)]
 
 
 def _body(
-    tile, first, counts, table, frame, behind, out, buffer, landed, *,
+    tile, first, counts, table, frame, behind, out, buffer, barriers, *,
     parameters: int, coloured: int,
 ):  # fmt: skip
     """See `backend.launch`; operands as in `Operands`."""
     operands = Operands(first, counts, table, frame, behind)
-    jacobian = derivatives(tile, operands, buffer, landed, parameters=parameters, coloured=coloured)
+    jacobian = derivatives(
+        tile, operands, buffer, barriers, parameters=parameters, coloured=coloured
+    )
     for c, row in enumerate(jacobian):
         for j, derivative in enumerate(row):
             out[tile, c * parameters + j] = derivative
 
 
-def composite_jacobian(
-    splats: jax.Array,
-    tangents: jax.Array,
-    feature_tangents: jax.Array,
-    lists: TileLists,
-    out: jax.Array,
-    background: jax.Array,
-    *,
-    interpret: bool,
-) -> jax.Array:
+def composite_jacobian(linear: LinearWalk, *, interpret: bool) -> jax.Array:
     """As `jacobian.composite_jacobian`, of lists of tiles of `SIDE` pixels."""
-    batch, height, width, channels = *out.shape[:3], out.shape[3] - 1
-    parameters, coloured = tangents.shape[-1], feature_tangents.shape[-1]
-    operands = operands_of(splats, tangents, feature_tangents, lists, out, background)
+    batch, height, width, channels = linear.total.shape
+    parameters, coloured = linear.parameters, linear.coloured
+    operands = operands_of(linear)
     tiles = operands.first.size
     (jacobian,) = backend.launch(
         functools.partial(_body, parameters=parameters, coloured=coloured),

@@ -10,9 +10,9 @@ import numpy as np
 
 from igspad_jax.kernels.compositing import backend
 from igspad_jax.kernels.compositing.groups import to_tiles
+from igspad_jax.kernels.compositing.jacobian import LinearWalk
 from igspad_jax.kernels.compositing.mosaic.common import SIDE
 from igspad_jax.kernels.compositing.mosaic.jacobian import Operands, derivatives, operands_of
-from igspad_jax.kernels.compositing.tiles import TileLists
 
 _THREADS = 128  # a row of sums holds a multiple of so many numbers
 
@@ -23,12 +23,14 @@ def _upper(size: int) -> list[tuple[int, int]]:
 
 
 def _body(
-    tile, first, counts, table, frame, behind, basis, known, robust, places, out, buffer, landed, *,
-    parameters: int, coloured: int, images: int,
+    tile, first, counts, table, frame, behind, basis, known, robust, places, out, buffer, barriers,
+    *, parameters: int, coloured: int, images: int,
 ):  # fmt: skip
     """See `backend.launch`; operands as in `Operands` and `composite_gram`."""
     operands = Operands(first, counts, table, frame, behind)
-    jacobian = derivatives(tile, operands, buffer, landed, parameters=parameters, coloured=coloured)
+    jacobian = derivatives(
+        tile, operands, buffer, barriers, parameters=parameters, coloured=coloured
+    )
     channels, extra = known.shape[1:3]
     image = jax.lax.div(tile, jnp.int32(counts.shape[0] // images))
     turns = [[basis[image, i, j] for i in range(parameters)] for j in range(basis.shape[2])]
@@ -47,22 +49,12 @@ def _body(
 
 
 def composite_gram(
-    splats: jax.Array,
-    tangents: jax.Array,
-    feature_tangents: jax.Array,
-    lists: TileLists,
-    out: jax.Array,
-    background: jax.Array,
-    basis: jax.Array,
-    known: jax.Array,
-    robust: jax.Array,
-    *,
-    interpret: bool,
+    linear: LinearWalk, basis: jax.Array, known: jax.Array, robust: jax.Array, *, interpret: bool
 ) -> jax.Array:
     """As `normal.composite_gram`, of lists of tiles of `SIDE` pixels."""
     batch, _, _, channels, extra = known.shape
-    parameters, coloured = tangents.shape[-1], feature_tangents.shape[-1]
-    operands = operands_of(splats, tangents, feature_tangents, lists, out, background)
+    parameters, coloured = linear.parameters, linear.coloured
+    operands = operands_of(linear)
     size = basis.shape[-1] + extra
     places = _upper(size)
     numbers = -(-len(places) // _THREADS) * _THREADS
