@@ -1,8 +1,8 @@
 """Work on many devices, of one process or of several: `jax.sharding` and `jax.distributed`.
 
-Every process runs the same program on the same numbers. Arrays of many items are spread over all
+Every process runs the same program on the same numbers. Arrays of many items are sharded over all
 devices of all processes where that pays; everything else each process does for itself. Only
-process 0 touches the files of a run and tells the others what it found.
+process 0 reads and writes the files of a run, and broadcasts what it read to the others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from igspad_jax.errors import InputError
 
 _AXIS = "devices"
-_alone = contextvars.ContextVar("_alone", default=False)  # in what a process does by itself
+_alone = contextvars.ContextVar("_alone", default=False)  # in work that one process does by itself
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,13 +30,13 @@ Tree = TypeVar("Tree")
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Makes this process one of several that work together; alone if nothing is given.
+    """Make this process one of several that work together; alone if nothing is given.
 
-    Must come before anything is computed. See `jax.distributed.initialize`.
+    Must be called before anything is computed. See `jax.distributed.initialize`.
 
     Args:
         coordinator: host:port at which process 0 can be reached, the same for all processes;
-            "auto" where JAX finds out all by itself (Slurm, Open MPI, Kubernetes, Cloud TPUs).
+            "auto" where JAX detects all three (Slurm, Open MPI, Kubernetes, Cloud TPUs).
         processes: how many there are.
         process: which one this is, from 0.
 
@@ -59,7 +59,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     except (ValueError, RuntimeError) as error:
         words = " ".join(str(error).split())
         raise InputError(f"--coordinator={coordinator}: {words}; check the three flags") from error
-    agreed(None)  # at once, for communication that begins late may run into limits of time
+    from_first_process(None)  # at once: communication that begins late may time out
 
 
 def process_count() -> int:
@@ -69,7 +69,7 @@ def process_count() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which alone writes files and speaks to the user."""
+    """Whether this is process 0, which alone writes files and prints."""
     return process_count() == 1 or jax.process_index() == 0
 
 
@@ -77,8 +77,36 @@ def _mesh() -> Mesh:
     return Mesh(np.array(jax.devices()), (_AXIS,))
 
 
-def spread(one: Callable[..., T], items: Any, *shared: Any) -> T:
-    """`one` of each of m items, every device doing its share of them; to be called under `jit`.
+def batching_pays() -> bool:
+    """Whether a device works faster on many items together.
+
+    A CPU does not: it takes them one at a time, so that each ends when it is done, in less memory.
+    """
+    return jax.default_backend() != "cpu"
+
+
+def batch_size(most: int) -> int:
+    """Return how many items to give a device together: `most`, or 1 where batching does not pay."""
+    return most if batching_pays() else 1
+
+
+def map_images(function: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
+    """Apply a function of a batch of images: to all together, or one by one on a CPU.
+
+    Args:
+        function: from [b, ...] images to [b, ...] results.
+        images: [B, ...].
+
+    Returns:
+        [B, ...] results.
+    """
+    if batching_pays():
+        return function(images)
+    return jax.lax.map(lambda image: function(image[None])[0], images)
+
+
+def sharded_map(one: Callable[..., T], items: Any, *shared: Any) -> T:
+    """Apply `one` to each of m items, shared out among all devices; to be called under `jit`.
 
     The last item is repeated until all devices have equally many.
 
@@ -89,14 +117,14 @@ def spread(one: Callable[..., T], items: Any, *shared: Any) -> T:
         shared: arrays that all items need.
 
     Returns:
-        [m, ...] arrays, spread over the devices.
+        [m, ...] arrays, sharded over the devices.
     """
 
     def share(items: Any, *shared: Any) -> Any:
         def alone(item: Any) -> T:
             return one(item, *shared)
 
-        return jax.vmap(alone)(items) if _all_at_once() else jax.lax.map(alone, items)
+        return jax.vmap(alone)(items) if batching_pays() else jax.lax.map(alone, items)
 
     mesh = _mesh()
     if mesh.size == 1:
@@ -114,24 +142,18 @@ def spread(one: Callable[..., T], items: Any, *shared: Any) -> T:
     return jax.tree.map(lambda leaf: leaf[:count], results)
 
 
-def _all_at_once() -> bool:
-    """Whether a device works on all its items at once."""
-    # A CPU gains nothing from that, and one by one each ends when it is done.
-    return jax.default_backend() != "cpu"
-
-
-def everywhere(tree: Tree) -> Tree:
-    """The same arrays, whole on every device; to be called under `jit`."""
+def replicated(tree: Tree) -> Tree:
+    """Return the same arrays, whole on every device; to be called under `jit`."""
     mesh = _mesh()
     if mesh.size == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def brought_home(tree: Tree) -> Tree:
-    """Arrays that are whole on every device, on this process's first device alone.
+def to_first_device(tree: Tree) -> Tree:
+    """Return arrays that are whole on every device, on this process's first device alone.
 
-    Else what is computed with them would be computed by all devices, in programs of its own.
+    Otherwise all devices would compute what is computed with them, in separate programs.
     """
     if jax.device_count() == 1:
         return tree
@@ -139,50 +161,50 @@ def brought_home(tree: Tree) -> Tree:
 
 
 def on_first(work: Callable[P, T]) -> Callable[P, T]:
-    """Makes a function that process 0 calls by itself, to return or raise the same on all.
+    """Make a function run on process 0 alone, and return or raise the same on all processes.
 
-    All processes must come to it. What it returns must be fit for `pickle`; in it nothing may be
-    `spread`.
+    All processes must call it. What it returns must be fit for `pickle`; it must not call
+    `sharded_map`.
     """
 
     @functools.wraps(work)
-    def told(*args: P.args, **kwargs: P.kwargs) -> T:
+    def on_all(*args: P.args, **kwargs: P.kwargs) -> T:
         if process_count() == 1 or _alone.get():
             return work(*args, **kwargs)
-        return _told(_outcome(lambda: work(*args, **kwargs)) if is_first() else None, 0)
+        return _broadcast(_outcome(lambda: work(*args, **kwargs)) if is_first() else None, 0)
 
-    return told
+    return on_all
 
 
-def agreed(value: T) -> T:
-    """Process 0's value, on all processes."""
+def from_first_process(value: T) -> T:
+    """Return process 0's value, on all processes."""
     return on_first(lambda: value)()
 
 
 def after_first(work: Callable[[], T]) -> T:
-    """`work()` on every process; the others begin when process 0 is done, and find its files."""
+    """Call `work` on every process; the others begin when process 0 is done, and find its files."""
     if is_first():
         result = work()
-        agreed(None)
+        from_first_process(None)
         return result
-    agreed(None)
+    from_first_process(None)
     return work()
 
 
-def dealt(work: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-    """`work` of every item, each process doing its share; see `on_first` for what it may do."""
+def split_over_processes(work: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
+    """Apply `work` to every item, each process doing its share; see `on_first` for its limits."""
     count = process_count()
     if count == 1:
         return [work(item) for item in items]
     own = _outcome(lambda: [work(item) for item in items[jax.process_index() :: count]])
     results: list[Any] = [None] * len(items)
     for process in range(count):
-        results[process::count] = _told(own, process)
+        results[process::count] = _broadcast(own, process)
     return results
 
 
 def _outcome(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    """What `work` returns or raises in this process by itself."""
+    """Return what `work` returns or raises in this process by itself."""
     token = _alone.set(True)
     try:
         return work(), None
@@ -192,15 +214,15 @@ def _outcome(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
         _alone.reset(token)
 
 
-def _told(outcome: tuple[Any, Exception | None] | None, process: int) -> Any:
-    """Returns or raises the outcome of one process on all."""
-    speaks = jax.process_index() == process
-    message = np.frombuffer(pickle.dumps(outcome) if speaks else b"", np.uint8)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message)), speaks))
+def _broadcast(outcome: tuple[Any, Exception | None] | None, process: int) -> Any:
+    """Return or raise the outcome of one process on all."""
+    is_source = jax.process_index() == process
+    message = np.frombuffer(pickle.dumps(outcome) if is_source else b"", np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message)), is_source))
     # Each size costs a compilation: the next power of two.
     padded = np.zeros(1 << length.bit_length(), np.uint8)
     padded[: len(message)] = message
-    padded = multihost_utils.broadcast_one_to_all(padded, speaks)
+    padded = multihost_utils.broadcast_one_to_all(padded, is_source)
     result, error = pickle.loads(padded[:length].tobytes())
     if error is not None:
         raise error

@@ -44,13 +44,13 @@ SOLVERS = {
     "levenberg": LevenbergConfig(
         widths=(0,),
         blurs=(0.0,),
-        cells=(0,),
+        merge_cells=(0,),
         steps=(4,),
         deltas=(0.05,),
-        anchors=(0.0,),
-        keep=(1,),
-        spread=0.0,
-        rejoin=0,
+        translation_penalties=(0.0,),
+        hypotheses_kept=(1,),
+        extra_turn=0.0,
+        readmit_level=0,
     ),
     "adam": AdamConfig(steps=8, sampling_refresh=4, gradient="analytic"),
 }
@@ -137,9 +137,9 @@ def work(folder: Path, solvers: Iterable[str], killed_at: int = 0) -> dict[str, 
 def check_talk() -> None:
     """What two processes tell each other."""
     process = jax.process_index()
-    assert devices.agreed({"from": process}) == {"from": 0}
-    dealt = devices.dealt(lambda item: (item, jax.process_index()), range(5))
-    assert dealt == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
+    assert devices.from_first_process({"from": process}) == {"from": 0}
+    split = devices.split_over_processes(lambda item: (item, jax.process_index()), range(5))
+    assert split == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
 
     def fails_on(failing):
         if process == failing:
@@ -149,7 +149,7 @@ def check_talk() -> None:
         devices.on_first(fails_on)(0)
     devices.on_first(fails_on)(1)  # never called there
     with pytest.raises(InputError, match="on 1"):
-        devices.dealt(fails_on, [1, 1])
+        devices.split_over_processes(fails_on, [1, 1])
 
 
 def main(
@@ -161,7 +161,7 @@ def main(
         devices.join(address, 2, process)
         check_talk()
     found = work(folder, solvers, killed_at)
-    for key, value in devices.agreed(found).items():
+    for key, value in devices.from_first_process(found).items():
         np.testing.assert_array_equal(value, found[key])
     devices.on_first(np.savez)(folder / f"{name}.npz", **found)
 
@@ -262,9 +262,9 @@ class TestAlone:
     def test_work_is_done_in_place(self):
         assert devices.is_first() and devices.process_count() == 1
         value = object()
-        assert devices.agreed(value) is value
+        assert devices.from_first_process(value) is value
         assert devices.after_first(lambda: value) is value
-        assert devices.dealt(lambda item: 2 * item, [1, 2, 3]) == [2, 4, 6]
+        assert devices.split_over_processes(lambda item: 2 * item, [1, 2, 3]) == [2, 4, 6]
 
     @pytest.mark.parametrize(
         "given",

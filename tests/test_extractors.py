@@ -7,7 +7,7 @@ import pytest
 from originals import original
 
 from igspad_jax.detect import feature_distance
-from igspad_jax.detect.extractors import Pretrained, sam_input, spread
+from igspad_jax.detect.extractors import Pretrained, resample, sam_input
 from igspad_jax.errors import InputError
 from igspad_jax.networks.cait import read_cait
 from igspad_jax.networks.resnet import read_resnet
@@ -351,7 +351,7 @@ def test_extractors_give_the_originals_features(name, fixture, run, side, reques
     if name == "resnet18":
         strides = (4, 8, 16)
         sizes = (side, side), (56, 56)
-        placed = [spread(x, s, 0.0, *sizes) for x, s in zip(expected, strides, strict=True)]
+        placed = [resample(x, s, 0.0, *sizes) for x, s in zip(expected, strides, strict=True)]
         expected = np.concatenate(placed, axis=-1)
     close(found, expected)
 
@@ -359,7 +359,7 @@ def test_extractors_give_the_originals_features(name, fixture, run, side, reques
 def test_features_are_put_where_they_belong():
     # Each cell's value is the place of its centre in pixels, as padded convolutions put it.
     places = jnp.asarray(np.stack(np.meshgrid(8.0 * np.arange(7), 8.0 * np.arange(5)), axis=-1))
-    found = np.asarray(spread(places[None], 8, 0.0, (40, 56), (20, 28)))[0]
+    found = np.asarray(resample(places[None], 8, 0.0, (40, 56), (20, 28)))[0]
     x, y = np.meshgrid(2.0 * np.arange(28) + 0.5, 2.0 * np.arange(20) + 0.5)
     np.testing.assert_allclose(found[..., 0], np.minimum(x, 48.0), atol=1e-5)
     np.testing.assert_allclose(found[..., 1], np.minimum(y, 32.0), atol=1e-5)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igspad_jax.devices import map_images
 from igspad_jax.errors import InputError
 from igspad_jax.networks.cait import Cait, read_cait
 from igspad_jax.networks.resnet import STRIDES, ResNet, read_resnet
@@ -34,8 +35,6 @@ _RESNET_SIDE = 224
 
 class Pretrained:
     """The features of a pretrained network, compared as in the paper; see `Extractor`.
-
-    On the CPU images go through the network one by one, elsewhere all together.
 
     Attributes:
         name: of the weights.
@@ -72,9 +71,7 @@ class Pretrained:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _run(features: Callable, network: Any, params: Params, images: jax.Array) -> jax.Array:
-    if jax.default_backend() != "cpu":
-        return features(network, params, images)
-    return jax.lax.map(lambda image: features(network, params, image[None])[0], images)
+    return map_images(partial(features, network, params), images)
 
 
 def _sam(network: SamEncoder, params: Params, images: jax.Array) -> jax.Array:
@@ -84,7 +81,7 @@ def _sam(network: SamEncoder, params: Params, images: jax.Array) -> jax.Array:
     grid = -(-height // network.patch), -(-width // network.patch)
     middle = 0.5 * (network.patch - 1)
     features: Any = network.apply(params, images)
-    return spread(features, network.patch, middle, (height, width), grid)
+    return resample(features, network.patch, middle, (height, width), grid)
 
 
 def sam_input(images: jax.Array, side: int) -> jax.Array:
@@ -102,7 +99,7 @@ def _resnet(network: ResNet, params: Params, images: jax.Array) -> jax.Array:
     size = _fit(images, _RESNET_SIDE)
     stages: Any = network.apply(params, _normalise(_resize(images, *size, "linear")))
     placed = [
-        spread(features, stride, 0.0, size, stages[0].shape[1:3])
+        resample(features, stride, 0.0, size, stages[0].shape[1:3])
         for features, stride in zip(stages, STRIDES, strict=True)
     ]
     return jnp.concatenate(placed, axis=-1)
@@ -131,7 +128,7 @@ def _normalise(images: jax.Array) -> jax.Array:
     return (images - _MEAN) / _STD
 
 
-def spread(
+def resample(
     features: jax.Array, stride: int, first: float, size: tuple[int, int], grid: tuple[int, int]
 ) -> jax.Array:
     """Interpolates features where they belong on a grid that divides the image evenly.

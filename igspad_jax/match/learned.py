@@ -15,6 +15,7 @@ from absl import logging
 from flax import linen as nn
 
 from igspad_jax.batches import batches
+from igspad_jax.devices import batch_size
 from igspad_jax.files import write_whole
 from igspad_jax.match.matching import Matches, check_images, no_matches
 from igspad_jax.networks.keypoints import Keypoints
@@ -60,8 +61,8 @@ class LearnedMatcher:
             detector: a network from [B, H, W, 3] images in [0, 1] to `Keypoints`, and its
                 parameters.
             lightglue: what pairs the keypoints, and its parameters.
-            at_once: images, or pairs of them, that a network sees together; None for one on a
-                processor, where more are no faster, and 16 elsewhere.
+            at_once: images, or pairs of them, that a network sees together; None for what
+                suits the device, see `batch_size`.
         """
         network, params = detector
         self.detector_key = _hash_network(network, params)
@@ -69,15 +70,15 @@ class LearnedMatcher:
         self._detect = jax.jit(lambda params, images: network.apply({"params": params}, images))
         self._lightglue_params = jax.device_put(lightglue[1])
         self._pair = jax.jit(functools.partial(pair_with_many, lightglue[0]))
-        self._at_once = at_once or (1 if jax.default_backend() == "cpu" else 16)
+        self._at_once = at_once or batch_size(16)
 
     def prepare(self, images: np.ndarray) -> list[LearnedFeatures]:
         """Finds the keypoints of [n, H, W, 3] images in [0, 1]."""
         images = check_images(images, "images to match")
         size = images.shape[2], images.shape[1]
         features = []
-        for chosen, real in batches(len(images), self._at_once):
-            found = jax.device_get(self._detect(self._detector_params, images[chosen]))
+        for indices, real in batches(len(images), self._at_once):
+            found = jax.device_get(self._detect(self._detector_params, images[indices]))
             features += [LearnedFeatures(*_valid(found, row), size) for row in range(real)]
         return features
 
@@ -86,8 +87,8 @@ class LearnedMatcher:
     ) -> list[Matches]:
         """Pairs the keypoints of one prepared query with those of n prepared references.
 
-        The rows that pad keypoints to one of few numbers are as good as none, so that the
-        compiled programs are few, and small where keypoints are.
+        Keypoints are padded to one of a few numbers of rows, so that few programs are compiled,
+        and small ones where there are few keypoints. The padding changes no result.
         """
         (features,) = query
         matches = [no_matches()] * len(references)
@@ -98,11 +99,11 @@ class LearnedMatcher:
         for count in np.unique(rows[rows > 0]):
             alike = np.flatnonzero(rows == count)
             for places, _ in batches(len(alike), self._at_once):
-                chosen = alike[places]
-                padded = [_pad(references[i], int(count)) for i in chosen]
+                indices = alike[places]
+                padded = [_pad(references[i], int(count)) for i in indices]
                 right = Points(*map(np.stack, zip(*padded, strict=True)))
                 found = jax.device_get(self._pair(self._lightglue_params, left, right))
-                for i, index, scores in zip(chosen, found.index, found.scores, strict=True):
+                for i, index, scores in zip(indices, found.index, found.scores, strict=True):
                     matches[i] = _matches(features, references[i], index, scores)
         return matches
 
@@ -113,7 +114,7 @@ def cached_features(
     """`matcher.prepare` of [n, H, W, 3] images in [0, 1], read from a folder if it is there.
 
     Else it is written there, under a name that stands for the images and the keypoint network. A
-    damaged file is made anew, with a warning.
+    damaged file is replaced, with a warning.
     """
     images = check_images(images, "images to match")
     digest = hashlib.sha256(f"{matcher.detector_key} {images.shape}".encode())
@@ -123,7 +124,7 @@ def cached_features(
         try:
             return _read(path)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            logging.warning("%s: damaged (%s); the keypoints are found anew", path, error)
+            logging.warning("%s: damaged (%s); the keypoints are detected again", path, error)
     features = matcher.prepare(images)
     write_whole(path, lambda file: _write(file, features))
     return features

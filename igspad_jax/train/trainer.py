@@ -1,4 +1,4 @@
-"""Training a scene: the loop, in jitted segments between which the host looks in."""
+"""Training a scene: the loop, in jitted segments, with the host's work between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flax import struct
 from tqdm import tqdm
 
 from igspad_jax.cameras import Camera
-from igspad_jax.devices import agreed, brought_home, everywhere, spread
+from igspad_jax.devices import from_first_process, replicated, sharded_map, to_first_device
 from igspad_jax.render import Capacity, render
 from igspad_jax.scene import Gaussians
 from igspad_jax.train.losses import photometric_loss, psnr, ssim
@@ -29,12 +29,12 @@ from igspad_jax.train.relocation import relocate
 class TrainConfig:
     """How a scene is trained.
 
-    The three `..._every` should have a large common divisor: the host looks in that often.
+    The three `..._every` should have a large common divisor: the host takes over that often.
 
     Attributes:
         steps: optimiser steps.
         count: number of Gaussians, fixed.
-        batch: views a step, spread over the devices; their gradients are averaged.
+        batch: views a step, sharded over the devices; their gradients are averaged.
         sh_degree: highest degree of the spherical harmonics, 0 to 3.
         sh_every: steps after which the next degree opens.
         dssim_weight: share of 1 - SSIM in the loss; the rest is L1.
@@ -121,7 +121,7 @@ def initial_state(gaussians: Gaussians, config: TrainConfig, radius: float) -> T
 
 
 def view_order(seed: int, first: int, last: int, views: int) -> np.ndarray:
-    """Views `first` to `last` of a training: every epoch a new permutation, come what may."""
+    """Views `first` to `last` of a training: every epoch has a permutation of its own."""
     steps = np.arange(first, last)
     epochs = steps // views
     orders = {int(e): np.random.default_rng([seed, int(e)]).permutation(views) for e in set(epochs)}
@@ -170,10 +170,10 @@ def segment(
         def one(index, gaussians, views):
             return jax.grad(loss_of, has_aux=True)(gaussians, views, index)
 
-        if config.batch == 1:  # nothing to spread: every process trains for itself
+        if config.batch == 1:  # nothing to shard: every process trains for itself
             return one(indices[0], gaussians, views)
-        gradients, measured = spread(one, indices, gaussians, views)
-        return everywhere(jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)), measured
+        gradients, measured = sharded_map(one, indices, gaussians, views)
+        return replicated(jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)), measured
 
     def step(state, indices):
         gradient, measured = gradient_of(state.gaussians, indices)
@@ -183,7 +183,7 @@ def segment(
 
     state, (losses, pairs) = jax.lax.scan(step, state, order)
     result = state, jnp.mean(losses), jnp.max(pairs)
-    return result if config.batch == 1 else everywhere(result)
+    return result if config.batch == 1 else replicated(result)
 
 
 @functools.partial(jax.jit, static_argnames=("dead_below",))
@@ -222,7 +222,7 @@ def quality(
 
 
 def _segment_ends(config: TrainConfig, first: int) -> Iterator[int]:
-    """Step numbers at which the host looks in, up to the last one.
+    """Step numbers at which the host takes over, up to the last one.
 
     All segments but the last have one length, so that the steps are compiled once.
     """
@@ -265,7 +265,7 @@ def train(
     spent = history[-1] if history else {"seconds": 0.0, "cpu_seconds": 0.0}
     clock, cpu_clock = time.perf_counter(), time.process_time()
     if config.batch > 1:
-        views = jax.jit(everywhere)(views)  # once, not with every segment
+        views = jax.jit(replicated)(views)  # once, not with every segment
     first = int(state.step)
     key = jax.random.key(config.seed)
     bar = tqdm(
@@ -277,12 +277,12 @@ def train(
         order = view_order(config.seed, *span, len(views.images)).reshape(-1, config.batch)
 
         # Relocation and compilations of their own may differ in the last digit among processes.
-        state, capacity.slots = agreed((state, capacity.slots))
+        state, capacity.slots = from_first_process((state, capacity.slots))
 
         def advanced(slots, state=state, order=order):
             return segment(state, views, order, config=config, radius=radius, capacity=slots)
 
-        state, loss, _ = brought_home(capacity.run(advanced, lambda result: result[2]))
+        state, loss, _ = to_first_device(capacity.run(advanced, lambda result: result[2]))
         if not np.isfinite(loss):
             raise FloatingPointError(f"the training loss is {loss} at step {end}")
         if end % config.relocate_every == 0 and end <= config.relocate_until * config.steps:
