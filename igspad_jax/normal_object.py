@@ -16,6 +16,7 @@ from igspad_jax.render import Capacity, render_depths, render_views
 from igspad_jax.render.projection import BLUR
 from igspad_jax.scene import Gaussians, exposed, merged
 
+_TRUNCATION = 0.2  # of differences between a render and an image; a defect counts no more
 _PIXEL = 0.1  # pixels^2, about the variance of a pixel's own square
 
 
@@ -77,21 +78,21 @@ class NormalObject:
         self._levels: dict[tuple[int, int], Level] = {}
         self._merged: dict[int, Gaussians] = {}
 
-    def level(self, width: int, cells: int) -> Level:
-        """The object at a smaller width.
+    def level(self, width: int, merge_cells: int) -> Level:
+        """Return the object at a smaller width.
 
         Args:
             width: in pixels; 0, or more than the images', is the images' own.
-            cells: Gaussians are merged within cells of the radius over this; 0 takes all.
+            merge_cells: Gaussians are merged within cells of the radius over this; 0 merges none.
         """
         width = min(width, self.width) or self.width
-        key = (width, cells)
+        key = (width, merge_cells)
         if key not in self._levels:
             height = max(1, round(self.height * width / self.width))
             scale = width / self.width
-            scene = self._coarse(cells) if cells else self.gaussians
+            scene = self._coarse(merge_cells) if merge_cells else self.gaussians
             K = scale_intrinsics(np.asarray(self.K), scale, height / self.height)
-            whole = width == self.width and not cells
+            whole = width == self.width and not merge_cells
             self._levels[key] = Level(
                 gaussians=scene,
                 K=jnp.asarray(K, jnp.float32),
@@ -102,10 +103,10 @@ class NormalObject:
             )
         return self._levels[key]
 
-    def _coarse(self, cells: int) -> Gaussians:
-        if cells not in self._merged:
-            self._merged[cells] = merged(self.gaussians, float(self.radius) / cells)
-        return self._merged[cells]
+    def _coarse(self, merge_cells: int) -> Gaussians:
+        if merge_cells not in self._merged:
+            self._merged[merge_cells] = merged(self.gaussians, float(self.radius) / merge_cells)
+        return self._merged[merge_cells]
 
     def camera(self, viewmat: np.ndarray) -> Camera:
         """The camera of an image with a [4, 4] viewmat."""
@@ -127,6 +128,29 @@ class NormalObject:
                 [self._renders(exposed(self.gaussians, *light), view[None]) for view, light in lit]
             )
         return pictures.reshape(*np.shape(viewmats)[:-2], *pictures.shape[1:])
+
+    def residuals(self, images: np.ndarray, renders: np.ndarray) -> np.ndarray:
+        """How badly renders explain images, with little regard for how large a difference is.
+
+        The mean of min(|render - image|, 0.2) over the pixels where either shows the object, as a
+        share of 0.2: 0 is a perfect explanation, 1 none at all.
+
+        Args:
+            images: [..., H, W, 3] in [0, 1].
+            renders: [..., H, W, 3] of the object; leading axes broadcast against the images'.
+
+        Returns:
+            [...] residuals.
+        """
+        background = np.asarray(self.background)
+
+        def shows(pictures):
+            return np.abs(pictures - background).max(axis=-1) > 0.5 * _TRUNCATION
+
+        difference = np.minimum(np.abs(renders - images), _TRUNCATION).mean(axis=-1)
+        counted = shows(renders) | shows(images)
+        total = np.maximum(counted.sum(axis=(-2, -1)), 1)
+        return (difference * counted).sum(axis=(-2, -1)) / (_TRUNCATION * total)
 
     def depth(self, viewmat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[H, W] camera-space z, 0 where nothing is, and [H, W] coverage at a [4, 4] pose."""

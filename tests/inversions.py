@@ -37,27 +37,27 @@ POSE = look_at(np.array([1.5, -2.0, 1.2]), np.array([0.2, 0.1, 0.0]), UP)
 LEVELS = LevenbergConfig(
     widths=(24, 0),
     blurs=(1.5, 0.0),
-    cells=(6, 0),
+    merge_cells=(6, 0),
     steps=(6, 5),
     deltas=(0.2, 0.05),
-    anchors=(0.002, 0.0),
-    keep=(1, 1),
-    spread=0.0,
-    rejoin=0,
+    translation_penalties=(0.002, 0.0),
+    hypotheses_kept=(1, 1),
+    extra_turn=0.0,
+    readmit_level=0,
 )
 # The same levels for six hypotheses about one image.
-MANY = dataclasses.replace(LEVELS, keep=(3, 1))
+MANY = dataclasses.replace(LEVELS, hypotheses_kept=(3, 1))
 # Only the last level of `LEVELS`: three poses, for three images.
 FINE = LevenbergConfig(
     widths=(0,),
     blurs=(0.0,),
-    cells=(0,),
+    merge_cells=(0,),
     steps=(6,),
     deltas=(0.05,),
-    anchors=(0.0,),
-    keep=(1,),
-    spread=0.0,
-    rejoin=0,
+    translation_penalties=(0.0,),
+    hypotheses_kept=(1,),
+    extra_turn=0.0,
+    readmit_level=0,
 )
 # The descents share segments of 20 steps.
 ADAM = AdamConfig(steps=60, late_step=45, sampling_refresh=20)

@@ -1,4 +1,4 @@
-"""Inversion from coarse to fine: which poses are found, from where, and along which way."""
+"""Inversion from coarse to fine: which poses are found, from which starts, along which paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from scipy.spatial.transform import Rotation
 
 from igspad_jax.cameras import look_at, pose_errors
 from igspad_jax.errors import InputError
-from igspad_jax.invert import InvertConfig, invert, levenberg, residuals_at
+from igspad_jax.invert import InvertConfig, invert, levenberg
 from igspad_jax.invert.pyramid import _best_apart
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
@@ -61,13 +61,13 @@ class TestLevels:
         assert np.all(found.losses[:, coarse - 1] < 0.2 * found.losses[:, 0])
         assert np.all(found.losses[:, -1] < 1e-6)
 
-    def test_no_step_goes_farther_than_derivatives_tell(self, found):
+    def test_steps_are_bounded(self, found):
         turns = pose_errors(found.path[:, 1:], found.path[:, :-1], CENTRE)[0]
         assert turns.max() < np.degrees(0.351)
         at = np.einsum("nsij,j->nsi", found.path[..., :3, :3], CENTRE) + found.path[..., :3, 3]
         assert np.linalg.norm(np.diff(at, axis=1), axis=-1).max() < 0.351 * RADIUS
 
-    def test_the_hypothesis_that_explains_the_image_is_chosen(self, model, images, true_poses):
+    def test_selects_the_hypothesis_that_explains_the_image(self, model, images, true_poses):
         near = off(true_poses, 15.0, 8.0, seed=4)
         far = np.roll(true_poses, 1, axis=0)
         order = np.array([1, 0, 1])  # where the near one stands
@@ -78,7 +78,7 @@ class TestLevels:
         assert errors(found, true_poses)[0].max() < 0.01
         np.testing.assert_array_equal(found.path[:, 0], near.astype(np.float32))
 
-    def test_the_best_of_many_from_farther_away(self, model, images, true_poses):
+    def test_one_of_six_hypotheses_in_reach(self, model, images, true_poses):
         """One hypothesis within reach, and five from all around."""
         rng = np.random.default_rng(5)
         eyes = rng.normal(size=(5, 3))
@@ -91,13 +91,13 @@ class TestLevels:
         assert errors(found, true_poses[:1])[0].max() < 0.01
         np.testing.assert_array_equal(found.path[0, 0], starts[0, 3].astype(np.float32))
 
-    def test_a_start_turned_to_four_sides(self, model, images, true_poses):
+    def test_extra_turn_reaches_a_pose_55_degrees_away(self, model, images, true_poses):
         """Two hypotheses and four more: the first is too far off as it is."""
         true, image = true_poses[2:], images[2:]
         starts = np.stack([moved(true[0], degrees=[0, 55, 0]), true_poses[0]])[None]
         alone = by_levels(model, image, np.tile(starts, (1, 3, 1, 1)), MANY)
         assert errors(alone, true)[0][0] > 20.0
-        found = by_levels(model, image, starts, dataclasses.replace(MANY, spread=25.0))
+        found = by_levels(model, image, starts, dataclasses.replace(MANY, extra_turn=25.0))
         assert errors(found, true)[0][0] < 0.01
         assert found.chosen == [0]  # one of the given ones
         first = found.path[0, 0]
@@ -108,37 +108,39 @@ class TestLevels:
         turn = Rotation.from_matrix(first[:3, :3] @ starts[0, 0, :3, :3].T).as_rotvec()
         assert np.sort(np.abs(np.degrees(turn))) == pytest.approx([0.0, 0.0, 25.0], abs=1e-3)
 
-    def test_the_first_start_enters_again_as_it_was_given(self, model, images, true_poses):
-        """Merged, the object fits best somewhat beside the truth, which was given."""
+    def test_readmitted_hypothesis_keeps_its_given_pose(self, model, images, true_poses):
+        """The merged object fits best somewhat beside the true pose, which was given."""
         starts = np.stack([true_poses[0], *[true_poses[1]] * 5])[None]
-        config = dataclasses.replace(MANY, keep=(3, 1), steps=(6, 0))
-        led_away = by_levels(model, images[:1], starts, config)
-        assert led_away.chosen == [0] and errors(led_away, true_poses[:1])[0][0] > 0.1
-        again = dataclasses.replace(config, keep=(2, 1), rejoin=1)
+        config = dataclasses.replace(MANY, hypotheses_kept=(3, 1), steps=(6, 0))
+        drifted = by_levels(model, images[:1], starts, config)
+        assert drifted.chosen == [0] and errors(drifted, true_poses[:1])[0][0] > 0.1
+        again = dataclasses.replace(config, hypotheses_kept=(2, 1), readmit_level=1)
         found = by_levels(model, images[:1], starts, again)
         assert found.chosen == [0]
         np.testing.assert_allclose(found.viewmats, true_poses[:1], atol=1e-6)
         np.testing.assert_allclose(found.path[0], np.tile(true_poses[0], (7, 1, 1)), atol=1e-6)
         assert found.losses.shape == (1, 7)
         # It took no part in the level before.
-        assert np.isnan(found.losses[0]).all() and not np.isnan(led_away.losses).any()
+        assert np.isnan(found.losses[0]).all() and not np.isnan(drifted.losses).any()
 
     @pytest.mark.parametrize("i", range(3))
-    def test_a_batch_is_one_by_one_and_copies_change_nothing(self, model, images, starts, found, i):
+    def test_batch_equals_single_images_with_repeated_hypotheses(
+        self, model, images, starts, found, i
+    ):
         single = by_levels(model, images[i : i + 1], np.tile(starts[i : i + 1], (1, 3, 1, 1)), MANY)
         assert single.chosen[0] % 2 == found.chosen[i] == 0
         np.testing.assert_allclose(single.path[0], found.path[i], atol=1e-5)
         np.testing.assert_allclose(single.viewmats[0], found.viewmats[i], atol=1e-5)
         np.testing.assert_allclose(single.losses[0], found.losses[i], rtol=1e-3, atol=1e-9)
 
-    def test_images_do_not_touch_each_other(self, model, images, starts, found):
+    def test_images_of_a_batch_are_independent(self, model, images, starts, found):
         others = np.concatenate([images[:1], images[:0:-1]])
         again = by_levels(model, others, starts)
         np.testing.assert_allclose(again.path[0], found.path[0], atol=1e-6)
         np.testing.assert_allclose(again.covariances[0], found.covariances[0], rtol=1e-2)
         assert np.abs(again.path[1] - found.path[1]).max() > 1e-2
 
-    def test_a_step_within_the_tolerance_is_the_last(self, model, images, starts):
+    def test_stops_after_a_step_below_the_tolerance(self, model, images, starts):
         found = by_levels(model, images, starts, dataclasses.replace(LEVELS, tolerance=1e3))
         coarse = LEVELS.steps[0]
         for first, last in ((1, coarse), (coarse + 1, sum(LEVELS.steps))):
@@ -150,11 +152,11 @@ class TestLevels:
             )
         assert found.settled.all()
 
-    def test_steps_that_run_out_leave_it_unsettled(self, model, images, starts):
+    def test_not_settled_when_steps_run_out(self, model, images, starts):
         config = dataclasses.replace(LEVELS, steps=(6, 1), tolerance=1e-6)
         assert not by_levels(model, images, starts, config).settled.any()
 
-    def test_an_image_of_something_else_is_told_by_its_residual(self, scene, model, starts, found):
+    def test_residual_is_large_for_another_object(self, scene, model, starts, found):
         other = scene.replace(means=f32(CENTRE + (np.asarray(scene.means) - CENTRE)[:, ::-1]))
         strange = model_of(other.replace(sh=-scene.sh)).renders(starts[:, 0])
         wrong = by_levels(model, strange, starts)
@@ -162,25 +164,26 @@ class TestLevels:
         assert wrong.residuals.min() > 0.3
         assert np.all(wrong.residuals > 10.0 * found.residuals)
 
-    def test_residuals_are_those_of_the_poses_found(self, model, images, starts):
+    def test_renders_and_residuals_are_of_the_final_poses(self, model, images, starts):
         found = by_levels(model, images, starts, dataclasses.replace(LEVELS, steps=(6, 0)))
-        expected = residuals_at(model, images, found.viewmats[:, None], plain(3, 1))[:, 0]
+        np.testing.assert_allclose(found.renders, model.renders(found.viewmats), atol=1e-6)
+        expected = model.residuals(images, found.renders)
         np.testing.assert_allclose(found.residuals, expected, rtol=1e-4)
         assert expected.min() > 0.02
 
-    def test_a_defect_hardly_pulls(self, model, images, starts, true_poses):
+    def test_defect_has_little_influence(self, model, images, starts, true_poses):
         painted = images.copy()
         painted[:, 12:27, 14:30] = [0.1, 0.1, 0.1]  # 15 % of the image
         robust = errors(by_levels(model, painted, starts), true_poses)
         assert robust[0].max() < 0.3
         assert robust[1].max() < 0.5
-        # By least squares it does.
+        # Least squares are influenced much more.
         squares = dataclasses.replace(LEVELS, deltas=(1.0, 1.0))
-        pulled = errors(by_levels(model, painted, starts, squares), true_poses)
-        assert pulled[0].mean() > 5.0 * robust[0].mean()
+        biased = errors(by_levels(model, painted, starts, squares), true_poses)
+        assert biased[0].mean() > 5.0 * robust[0].mean()
 
-    def test_nothing_to_be_seen(self, model, images, starts, true_poses):
-        """An object behind the camera, or an image of nothing: no numbers that are none."""
+    def test_invisible_object_gives_finite_results(self, model, images, starts, true_poses):
+        """An object behind the camera, or an empty image: all results are finite."""
         away = np.diag([1.0, -1.0, -1.0, 1.0]) @ true_poses[0]
         hypotheses = np.stack([away, away, starts[0, 0], away, starts[0, 1], away])[None]
         found = by_levels(model, images[:1], hypotheses, MANY)
@@ -193,9 +196,9 @@ class TestLevels:
         assert lost.residuals[0] > 0.7
         assert_finite(by_levels(model, np.ones_like(images), starts))
 
-    def test_an_anchored_object_turns_but_stays_in_place(self, model, images, starts):
-        def travelled(anchor):
-            config = dataclasses.replace(LEVELS, steps=(6, 0), anchors=(anchor, 0.0))
+    def test_translation_penalty_holds_the_object_in_place(self, model, images, starts):
+        def travelled(penalty):
+            config = dataclasses.replace(LEVELS, steps=(6, 0), translation_penalties=(penalty, 0.0))
             path = by_levels(model, images, starts, config).path[:, [0, 6]]
             at = np.einsum("nsij,j->nsi", path[..., :3, :3], CENTRE) + path[..., :3, 3]
             turn = pose_errors(path[:, 1], path[:, 0], CENTRE)[0]
@@ -205,7 +208,9 @@ class TestLevels:
         assert np.all(free > 0.1)
         assert np.all(held < 0.01) and np.all(turned > 1.0)
 
-    def test_slots_that_run_out_change_nothing(self, scene, images, starts, found, monkeypatch):
+    def test_capacity_overflow_does_not_change_the_result(
+        self, scene, images, starts, found, monkeypatch
+    ):
         model = model_of(scene)
         model.capacity.slots = 16
         asked = starve(monkeypatch, levenberg, "refine", lambda result: result.pairs)
@@ -228,13 +233,13 @@ class TestBestApart:
     def poses(*degrees):
         return np.stack([moved(POSE, degrees=[0, 0, d]) for d in degrees])[None]
 
-    def test_the_best_by_cost_each_image_for_itself(self):
+    def test_best_by_cost_for_each_image(self):
         poses = np.tile(self.poses(0, 10, 20, 30), (2, 1, 1, 1))
         costs = np.array([[4.0, 1.0, 3.0, 2.0], [1.0, 2.0, 3.0, 4.0]])
         kept = _best_apart(costs, poses, 2, CENTRE)
         np.testing.assert_array_equal(kept, [[1, 3], [0, 1]])
 
-    def test_the_same_pose_again_only_for_want_of_others(self):
+    def test_repeated_poses_come_last(self):
         poses = self.poses(0, 0.5, 10, 10.5, 40)
         costs = np.array([[2.0, 1.0, 4.0, 3.0, 5.0]])
         assert _best_apart(costs, poses, 3, CENTRE).tolist() == [[1, 3, 4]]
@@ -259,7 +264,7 @@ class TestExposure:
         assert errors(without, true_poses)[0][0] > 3.0 * errors(with_it, true_poses)[0][0]
         assert np.all(with_it.residuals < 0.5 * without.residuals)
 
-    def test_what_is_solved_for_besides_makes_the_pose_less_certain(self, model, images, near):
+    def test_solving_for_exposure_increases_the_pose_covariance(self, model, images, near):
         noisy = images + 0.02 * np.random.default_rng(0).normal(size=images.shape)
         config = dataclasses.replace(FINE, exposure=True)
         without, with_it = (by_levels(model, noisy, near[:, None], c) for c in (FINE, config))
@@ -288,11 +293,11 @@ class TestBadInput:
         with pytest.raises(ValueError, match="are expected"):
             invert(model, np.zeros(images_shape), np.zeros(initial_shape), InvertConfig())
 
-    def test_levels_that_differ_in_number(self):
+    def test_tuples_of_different_length(self):
         with pytest.raises(InputError, match="levels differ in number"):
             dataclasses.replace(LEVELS, blurs=(1.0,))
 
     @pytest.mark.parametrize("level", [2, 9])
-    def test_no_such_level_to_rejoin(self, level):
+    def test_readmit_level_out_of_range(self, level):
         with pytest.raises(InputError, match=rf"no level {level}; 0 \(never\) to 1 are there"):
-            dataclasses.replace(LEVELS, rejoin=level)
+            dataclasses.replace(LEVELS, readmit_level=level)

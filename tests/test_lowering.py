@@ -24,7 +24,7 @@ HYPOTHESES = 16 * 3
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
     monkeypatch.setenv("IGSPAD_JAX_COMPOSITOR", "mosaic")
-    monkeypatch.setattr(devices, "_all_at_once", lambda: True)
+    monkeypatch.setattr(devices, "batching_pays", lambda: True)
 
 
 def shaped(*shape, dtype=jnp.float32):
@@ -52,7 +52,7 @@ def test_pose_steps(count, size, blurred, exposure):
         blur=number,
         delta=number,
         damping=number,
-        anchor=number,
+        translation_penalty=number,
         steps=shaped(dtype=jnp.int32),
         tolerance=number,
     )

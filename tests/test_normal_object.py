@@ -1,13 +1,12 @@
-"""The object as solvers see it, and how badly a pose of it explains an image."""
+"""The normal object: its levels, its renders and the residuals of images."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inversions import BACKGROUND, CENTRE, RADIUS, SIZE, model_of, plain
+from inversions import BACKGROUND, CENTRE, RADIUS, SIZE, model_of
 
-from igspad_jax.invert import residuals_at
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.render.projection import BLUR
@@ -15,7 +14,7 @@ from igspad_jax.render.projection import BLUR
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
-class TestObjectModel:
+class TestNormalObject:
     def test_views_are_smaller_cameras_of_the_same_object(self, scene):
         model = NormalObject(
             scene,
@@ -36,7 +35,7 @@ class TestObjectModel:
         assert BLUR * 0.4**2 < view.splat_blur < BLUR
         assert model.level(24, 0) is view
 
-    def test_own_width(self, model, scene):
+    def test_full_width_for_zero_or_wider(self, model, scene):
         for width in (0, SIZE, 10 * SIZE):
             view = model.level(width, 0)
             assert (view.width, view.height) == (SIZE, SIZE)
@@ -53,7 +52,7 @@ class TestObjectModel:
         cells = np.floor(np.asarray(coarse.means)[shows] / (RADIUS / 3))
         assert len(np.unique(cells, axis=0)) == shows.sum()
 
-    def test_exposed_renders(self, model, scene, images, true_poses):
+    def test_renders_with_gain_and_bias(self, model, scene, images, true_poses):
         """Every colour of the object becomes gain times it plus bias, and no other."""
         clear = scene.replace(sh=0.5 * scene.sh)  # nowhere near 0 or 1, where colours end
         dim = model_of(clear)
@@ -68,28 +67,29 @@ class TestObjectModel:
             np.testing.assert_allclose(picture, expected, atol=1e-5)
             assert np.abs(picture - before).max() > 0.02
 
-    def test_residuals(self, model, images, true_poses):
-        poses = true_poses[:, None]
-        np.testing.assert_allclose(residuals_at(model, images, poses, plain(3, 1)), 0.0, atol=1e-6)
+    def test_residuals(self, model, images):
+        np.testing.assert_allclose(model.residuals(images, images), 0.0, atol=1e-6)
         # A quarter of the truncation, wherever the object shows.
-        lighter = residuals_at(model, images + 0.05, poses, plain(3, 1))
-        np.testing.assert_allclose(lighter, 0.25, rtol=1e-3)
-        nothing = residuals_at(model, np.ones_like(images), poses, plain(3, 1))
-        assert np.all((nothing > 0.7) & (nothing <= 1.0))
-        # A defect counts by its area, not by how glaring it is.
-        spoilt, glaring = images.copy(), images.copy()
-        spoilt[:, 15:25, 15:25] = 0.0
-        glaring[:, 15:25, 15:25] = -9.0
-        found = [residuals_at(model, x, poses, plain(3, 1)) for x in (spoilt, glaring)]
+        np.testing.assert_allclose(model.residuals(images + 0.05, images), 0.25, rtol=1e-3)
+        blank = model.residuals(np.ones_like(images), images)
+        assert np.all((blank > 0.7) & (blank <= 1.0))
+
+    def test_residual_of_a_defect_depends_on_its_area_only(self, model, images):
+        dark, darker = images.copy(), images.copy()
+        dark[:, 15:25, 15:25] = 0.0
+        darker[:, 15:25, 15:25] = -9.0
+        found = [model.residuals(defective, images) for defective in (dark, darker)]
         assert np.all(found[0] < 0.2) and np.all(found[1] < 0.2)
 
-    def test_residuals_of_hypotheses_and_exposures(self, model, images, starts, true_poses):
+    def test_residuals_of_exposed_renders(self, model, true_poses):
+        light = np.tile(np.array([[0.8, 0.1]], np.float32), (3, 1))
+        bright = model.renders(true_poses, light)
+        assert model.residuals(bright, model.renders(true_poses, light)).max() < 1e-4
+        assert model.residuals(bright, model.renders(true_poses)).min() > 0.05
+
+    def test_residuals_broadcast_over_hypotheses(self, model, images, starts, true_poses):
         """[n, k] in the order given."""
-        lit = np.tile(np.array([[0.8, 0.1]], np.float32), (3, 1, 1))
-        bright = model.renders(true_poses, lit[:, 0])
-        assert residuals_at(model, bright, true_poses[:, None], lit).max() < 1e-4
-        assert residuals_at(model, bright, true_poses[:, None], plain(3, 1)).min() > 0.05
         hypotheses = np.concatenate([true_poses[:1], starts[0]])[None]
-        found = residuals_at(model, images[:1], hypotheses, plain(1, 3))
+        found = model.residuals(images[:1, None], model.renders(hypotheses))
         assert found.shape == (1, 3)
         assert found[0, 0] < 1e-5 < 0.3 < found[0, 1]

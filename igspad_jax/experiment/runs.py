@@ -130,7 +130,7 @@ def _capacities(model: NormalObject, config: InvertConfig) -> list[Capacity]:
     """The capacities of all renders that an inversion makes."""
     found = [model.capacity]
     if config.solver == "levenberg":
-        levels = zip(config.levenberg.widths, config.levenberg.cells, strict=True)
+        levels = zip(config.levenberg.widths, config.levenberg.merge_cells, strict=True)
         views = {(width, cells): model.level(width, cells) for width, cells in levels}
         found += [v.capacity for v in views.values() if v.capacity is not model.capacity]
     return found

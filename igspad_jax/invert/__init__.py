@@ -1,7 +1,6 @@
 """Inverting the splatting: the pose of an image by descent through the rasterizer."""
 
 from igspad_jax.invert.config import AdamConfig, Inversion, InvertConfig, LevenbergConfig
-from igspad_jax.invert.residuals import residuals_at
 from igspad_jax.invert.solver import invert
 
 __all__ = [
@@ -10,5 +9,4 @@ __all__ = [
     "InvertConfig",
     "LevenbergConfig",
     "invert",
-    "residuals_at",
 ]

@@ -1,4 +1,4 @@
-"""How poses are found, and what is found: settings and results of both solvers."""
+"""Settings and results of both solvers."""
 
 from __future__ import annotations
 
@@ -48,15 +48,17 @@ class LevenbergConfig:
     Attributes:
         widths: of the images in pixels; 0 is the images' own width, and none is wider.
         blurs: standard deviations in pixels of the level's blur of images and renders.
-        cells: Gaussians are merged within cells of the object's radius over this; 0 takes all.
+        merge_cells: Gaussians are merged within cells of the object's radius over this; 0 merges
+            none.
         steps: at most.
         deltas: difference at which its weight has fallen to a half.
-        anchors: cost, in units of the image, of moving the object by its radius.
-        keep: hypotheses an image that go on after the level, the best ones; one in the end.
-        spread: degrees by which the first hypothesis is turned to four sides, for four hypotheses
-            more; 0 adds none.
-        rejoin: level that the first hypothesis enters once more, as it was given: where much of
-            the object is missing, coarse levels can spoil a good one. 0 is never.
+        translation_penalties: cost, in units of the image, of moving the object by its radius.
+        hypotheses_kept: number of hypotheses of an image, the best ones, that go on after the
+            level; 1 at the last.
+        extra_turn: degrees by which the first hypothesis is turned about the object to the left,
+            right, up and down, for four more hypotheses; 0 adds none.
+        readmit_level: level that the first hypothesis enters once more, as it was given: where much
+            of the object is missing, coarse levels can spoil a good one. 0 is never.
         damping: of the first step of each level.
         tolerance: a step that moves the object by fewer pixels ends the level.
         exposure: whether gain and bias of the object's colours are solved for with the pose.
@@ -64,22 +66,22 @@ class LevenbergConfig:
 
     widths: tuple[int, ...] = (50, 50, 100, 0)
     blurs: tuple[float, ...] = (4.0, 1.5, 0.5, 0.0)
-    cells: tuple[int, ...] = (12, 12, 24, 0)
+    merge_cells: tuple[int, ...] = (12, 12, 24, 0)
     steps: tuple[int, ...] = (10, 6, 5, 8)
     deltas: tuple[float, ...] = (0.2, 0.05, 0.05, 0.05)
-    anchors: tuple[float, ...] = (0.002, 0.0, 0.0, 0.0)
-    keep: tuple[int, ...] = (2, 1, 1, 1)
-    spread: float = 25.0
-    rejoin: int = 2
+    translation_penalties: tuple[float, ...] = (0.002, 0.0, 0.0, 0.0)
+    hypotheses_kept: tuple[int, ...] = (2, 1, 1, 1)
+    extra_turn: float = 25.0
+    readmit_level: int = 2
     damping: float = 0.01
     tolerance: float = 0.05
     exposure: bool = False
 
     def __post_init__(self) -> None:
-        """Checks that all levels are told in full.
+        """Check that the settings fit each other.
 
         Raises:
-            InputError: if the tuples differ in length, or there is no level to rejoin.
+            InputError: if the tuples differ in length, or there is no level `readmit_level`.
         """
         lengths = {
             f.name: len(value)
@@ -87,12 +89,12 @@ class LevenbergConfig:
             if isinstance(value := getattr(self, f.name), tuple)
         }
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{name} {count}" for name, count in lengths.items())
-            raise InputError(f"setting config.invert.levenberg: levels differ in number ({told})")
-        if self.rejoin >= len(self):
+            counts = ", ".join(f"{name} {count}" for name, count in lengths.items())
+            raise InputError(f"setting config.invert.levenberg: levels differ in number ({counts})")
+        if self.readmit_level >= len(self):
             raise InputError(
-                f"setting config.invert.levenberg.rejoin: there is no level {self.rejoin}; "
-                f"0 (never) to {len(self) - 1} are there"
+                f"setting config.invert.levenberg.readmit_level: there is no level "
+                f"{self.readmit_level}; 0 (never) to {len(self) - 1} are there"
             )
 
     def __len__(self) -> int:
@@ -139,9 +141,10 @@ class Inversion(struct.PyTreeNode):
             others of its batch repeats its last pose.
         losses: [n, steps + 1] robust difference at each pose of the path; each level of the
             second-order solver has its own measure. NaN where it was not measured: at the last pose
-            of "adam", and before a hypothesis rejoined.
+            of "adam", and before a hypothesis was readmitted.
         chosen: [n] the given hypothesis that the pose comes from.
-        residuals: [n] truncated difference between render and image, see `residuals_at`.
+        renders: [n, H, W, 3] the object at the estimated poses.
+        residuals: [n] truncated difference between render and image, see `NormalObject.residuals`.
         covariances: [n, 6, 6] of the twist about the object (object radii, radians), for
             independent noise; NaN for "adam".
         settled: [n] whether the solver came to rest.
@@ -153,6 +156,7 @@ class Inversion(struct.PyTreeNode):
     path: np.ndarray
     losses: np.ndarray
     chosen: np.ndarray
+    renders: np.ndarray
     residuals: np.ndarray
     covariances: np.ndarray
     settled: np.ndarray

@@ -12,11 +12,10 @@ import numpy as np
 import optax
 
 from igspad_jax.cameras import Camera, pose_errors
-from igspad_jax.devices import agreed, brought_home, everywhere, spread
+from igspad_jax.devices import from_first_process, replicated, sharded_map, to_first_device
 from igspad_jax.invert.config import AdamConfig, Inversion, Sampler
 from igspad_jax.invert.gradients import GradientMode, value_and_pose_gradient
-from igspad_jax.invert.poses import Pivot, orthonormalised, retract, twist_basis
-from igspad_jax.invert.residuals import plain_exposures, residuals_at
+from igspad_jax.invert.poses import Pivot, orthonormalised, plain_exposures, retract, twist_basis
 from igspad_jax.normal_object import NormalObject
 
 _AT_REST = 0.1  # degrees and per cent that the last tenth of a descent may still move
@@ -51,7 +50,7 @@ def descend(
     carry, gaussians, images, weights, K, background, centre, radius, *,
     descent: Descent, steps: int, sh_degree: int, capacity: int,
 ):  # fmt: skip
-    """Runs `steps` steps on n images, spread over all devices.
+    """Runs `steps` steps on n images, sharded over all devices.
 
     Args:
         carry: [n, 4, 4] poses, and the optimiser's states.
@@ -104,7 +103,7 @@ def descend(
         (viewmat, state), walked = jax.lax.scan(step, carry, length=steps)
         return (orthonormalised(viewmat), state), walked
 
-    carry, walked = everywhere(spread(one, (carry, images, weights)))
+    carry, walked = replicated(sharded_map(one, (carry, images, weights)))
     path, losses, pairs = jax.tree.map(lambda values: jnp.swapaxes(values, 0, 1), walked)
     return carry, path, losses, jnp.max(pairs)
 
@@ -122,7 +121,7 @@ def solve(
     plain = plain_exposures(initial)
     chosen = np.zeros(count, int)
     if initial.shape[1] > 1:
-        chosen = np.argmin(residuals_at(model, images, initial, plain), axis=1)
+        chosen = np.argmin(model.residuals(images[:, None], model.renders(initial)), axis=1)
     descent = Descent(
         settings.rate,
         settings.late_rate,
@@ -148,9 +147,9 @@ def solve(
                 descent=descent, steps=steps, sh_degree=model.gaussians.sh_degree, capacity=slots,
             )  # fmt: skip
 
-        model.capacity.slots = agreed(model.capacity.slots)
+        model.capacity.slots = from_first_process(model.capacity.slots)
         carry, walked, lost, _ = model.capacity.run(advanced, lambda result: result[3])
-        carry = brought_home(carry)
+        carry = to_first_device(carry)
         path.append(np.asarray(walked))
         losses.append(np.asarray(lost))
         done += steps
@@ -161,14 +160,15 @@ def solve(
         path[:, -1 - max(1, settings.steps // 10)], viewmats, np.asarray(model.centre)
     )
     exposures = plain[:, 0]
-    residuals = residuals_at(model, images, viewmats[:, None], plain[:, :1])[:, 0]
+    renders = model.renders(viewmats)
     return Inversion(
         viewmats=viewmats,
         exposures=exposures,
         path=path,
         losses=np.concatenate([*losses, np.full((1, count), np.nan, np.float32)]).T,
         chosen=chosen,
-        residuals=residuals,
+        renders=renders,
+        residuals=model.residuals(images, renders),
         covariances=np.full((count, 6, 6), np.nan),
         settled=(late[0] < _AT_REST) & (late[1] < _AT_REST),
         sampled=np.stack(sampled, axis=1),

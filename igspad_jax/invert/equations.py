@@ -2,7 +2,7 @@
 
 The residual is the difference between render and image, iteratively reweighted by Cauchy's function
 (Holland and Welsch 1977): squared where it is small, its logarithm where it is large, so that a
-defect hardly pulls at the pose, and the less the larger it is. At coarse levels image and
+defect has little influence on the pose, and the less the larger it is. At coarse levels image and
 render are blurred alike, and with the render its pose Jacobian: blurring the splats instead would
 fatten the object, whose opaque surfaces do not add up. The coarse scene is a merged one, so that
 coarse steps cost little.
@@ -18,13 +18,13 @@ import jax.numpy as jnp
 
 from igspad_jax.cameras import Camera
 from igspad_jax.invert.poses import twist_basis
-from igspad_jax.kernels.compositing import by_shade, gram, weigh
+from igspad_jax.kernels.compositing import affine_derivatives, gram, weigh
 from igspad_jax.render import (
     LinearRender,
     NormalEquations,
+    exposure_derivatives,
     render_normal,
     render_with_jacobian,
-    shades_of,
 )
 from igspad_jax.scene import Gaussians, exposed
 
@@ -44,8 +44,9 @@ class Problem(NamedTuple):
         blur: [] standard deviation in pixels of the blur of images and renders.
         delta: [] difference at which its weight has fallen to a half.
         damping: [] to begin with.
-        anchor: [] cost of moving the object by its radius from where the level found it. Out of
-            sight or far away an object that fits badly disagrees less than where it belongs.
+        translation_penalty: [] cost of moving the object by its radius from where it was at the
+            start of the level. An object that fits badly would otherwise lower the cost by leaving
+            the image or moving far away.
         steps: [] at most.
         tolerance: [] pixels; steps that move the object's outline less are the last.
     """
@@ -59,7 +60,7 @@ class Problem(NamedTuple):
     blur: jax.Array
     delta: jax.Array
     damping: jax.Array
-    anchor: jax.Array
+    translation_penalty: jax.Array
     steps: jax.Array
     tolerance: jax.Array
 
@@ -86,8 +87,8 @@ def normal_equations(
         problem: the level.
         sh_degree: of the scene.
         capacity: as for `render`.
-        blurred: whether `problem.blur` is to be applied. Without it nobody needs the image of the
-            Jacobian.
+        blurred: whether `problem.blur` is to be applied. Without it the
+            image of the Jacobian is never formed.
         near: as for `render`.
     """
     basis = twist_basis(viewmat, problem.centre, problem.radius, "object")
@@ -115,7 +116,8 @@ def _columns(
     by_pose = _einsum("hwci,ij->hwcj", seen.jacobian, basis)
     transmittance = 1.0 - seen.alpha
     values = seen.colour - transmittance[..., None] * background
-    (by_exposure,) = by_shade(values[None], transmittance[None], shades_of(exposure)[None])
+    affine = exposure_derivatives(exposure)
+    (by_exposure,) = affine_derivatives(values[None], transmittance[None], affine[None])
     difference = (seen.colour - image)[..., None]
     return jnp.concatenate([by_pose, by_exposure, difference], axis=-1)
 

@@ -42,7 +42,7 @@ def value_and_pose_gradient(
 
     Args:
         loss: from the render to the loss [] and anything else that is wanted of it; of colour and
-            alpha: the analytic modes know no derivative of the depth.
+            alpha only: the analytic modes know no derivative of the depth.
         gaussians: the scene.
         camera: one camera, viewmat [4, 4].
         background: [3] RGB behind the scene.
@@ -75,14 +75,14 @@ def value_and_pose_gradient(
     def of_splats(splats):
         return loss(render_splats(splats, camera, background, capacity=capacity))
 
-    value, pull = jax.value_and_grad(of_splats, has_aux=True)(splats)
+    value, by_splat = jax.value_and_grad(of_splats, has_aux=True)(splats)
 
     def contracted(gradient, tangents):
         return jnp.einsum("nk,nkj->j", gradient, tangents, precision="highest")
 
-    by_mean = contracted(pull.means2d, moving.means2d)
-    by_shape = contracted(pull.conics, moving.conics)
-    by_colour = contracted(pull.colours, moving.colours)
+    by_mean = contracted(by_splat.means2d, moving.means2d)
+    by_shape = contracted(by_splat.conics, moving.conics)
+    by_colour = contracted(by_splat.colours, moving.colours)
     if mode == "paper":
         return value, by_mean.at[3:].add(by_shape[3:])
     return value, (by_mean + by_shape).at[:3].add(by_colour)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from igspad_jax.devices import everywhere, spread
+from igspad_jax.devices import replicated, sharded_map
 from igspad_jax.invert.equations import Problem, normal_equations
 from igspad_jax.invert.poses import orthonormalised, retract
+from igspad_jax.render import NormalEquations
 from igspad_jax.render.projection import NEAR
 
 _FASTER, _SLOWER = 0.3, 5.0  # factors of the damping after a step that helped, and one that did not
-_GIVE_UP = 1e6  # damping beyond which no step helps any more
-_FARTHEST = 0.35  # radians and object radii of one step; the image's derivative tells no farther
+_GIVE_UP = 1e6  # damping beyond which no step lowers the cost any more
+_FARTHEST = 0.35  # radians and object radii of one step; derivatives are not valid farther
 
 _einsum = functools.partial(jnp.einsum, precision="highest")
 
@@ -83,7 +85,7 @@ def refine(
     with_exposure: bool,
     longest: int,
 ) -> Refined:
-    """Runs one level on m hypotheses, spread over all devices.
+    """Runs one level on m hypotheses, sharded over all devices.
 
     Args:
         viewmats: [m, 4, 4] to start from.
@@ -98,51 +100,48 @@ def refine(
         longest: length of the traces less one; no less than `problem.steps`.
     """
 
+    equations = functools.partial(
+        normal_equations, problem=problem, sh_degree=sh_degree, capacity=capacity, blurred=blurred
+    )
+
     def one(start):
-        viewmat, exposure, image, weight = start
         return _refine_one(
-            viewmat,
-            exposure,
-            image,
-            weight,
-            problem,
-            sh_degree=sh_degree,
-            capacity=capacity,
-            blurred=blurred,
+            *start,
+            problem=problem,
+            equations=equations,
             with_exposure=with_exposure,
             longest=longest,
         )
 
-    return everywhere(spread(one, (viewmats, exposures, images, weights)))
+    return replicated(sharded_map(one, (viewmats, exposures, images, weights)))
 
 
 def _refine_one(
-    viewmat, exposure, image, weight, problem: Problem, *,
-    sh_degree: int, capacity: int, blurred: bool, with_exposure: bool, longest: int,
-) -> Refined:  # fmt: skip
-    """`refine` of one hypothesis."""
+    viewmat: jax.Array,
+    exposure: jax.Array,
+    image: jax.Array,
+    weight: jax.Array,
+    *,
+    problem: Problem,
+    equations: Callable[..., NormalEquations],
+    with_exposure: bool,
+    longest: int,
+) -> Refined:
+    """`refine` of one hypothesis; `equations` is `normal_equations` with all settings given."""
 
     def place(viewmat):
         return _einsum("ij,j->i", viewmat[:3, :3], problem.centre) + viewmat[:3, 3]
 
     def weighed(viewmat, exposure, active):
-        # In a batch, one that has come to rest sees nothing any more: its tiles cost nothing.
-        fit = normal_equations(
-            viewmat,
-            exposure if with_exposure else None,
-            image,
-            weight,
-            problem,
-            sh_degree=sh_degree,
-            capacity=capacity,
-            blurred=blurred,
-            near=jnp.where(active, NEAR, jnp.inf),
-        )
+        # In a batch, a hypothesis at rest sees nothing any more: its tiles cost nothing.
+        near = jnp.where(active, NEAR, jnp.inf)
+        fit = equations(viewmat, exposure if with_exposure else None, image, weight, near=near)
         away = (place(viewmat) - found_at) / problem.radius
         # The Gram matrix belongs to delta times the cost.
-        pull = 2.0 * problem.anchor * problem.delta
-        gram = fit.gram.at[:3, :3].add(pull * jnp.eye(3)).at[:3, -1].add(pull * away)
-        return fit.cost + problem.anchor * jnp.sum(jnp.square(away)), gram, fit.pairs
+        penalty = problem.translation_penalty
+        slope = 2.0 * penalty * problem.delta
+        gram = fit.gram.at[:3, :3].add(slope * jnp.eye(3)).at[:3, -1].add(slope * away)
+        return fit.cost + penalty * jnp.sum(jnp.square(away)), gram, fit.pairs
 
     def pixels(viewmat, step):
         """How far a step moves points at the object's outline."""
@@ -154,22 +153,22 @@ def _refine_one(
 
     def advance(carry):
         taken, poses, damping, path, costs, most = carry
-        # The first round only looks: it would take as long to compile a look of its own.
-        looks = taken < 0
-        step = jnp.where(looks, 0.0, _step(poses.gram, damping))
+        # The first round only measures the start: a separate program would double the compilation.
+        measures = taken < 0
+        step = jnp.where(measures, 0.0, _step(poses.gram, damping))
         viewmat = retract(poses.viewmats, step[:6], problem.centre, problem.radius, "object")
-        viewmat = jnp.where(looks, poses.viewmats, viewmat)
+        viewmat = jnp.where(measures, poses.viewmats, viewmat)
         exposure = poses.exposures + step[6:] if with_exposure else poses.exposures
         cost, gram, pairs = weighed(viewmat, exposure, poses.active)
         better = cost < poses.cost
         small = pixels(poses.viewmats, step) < problem.tolerance
         tried = jnp.where(better, damping * _FASTER, damping * _SLOWER)
         found = Poses(viewmat, exposure, cost, gram, poses.active)
-        best = jax.tree.map(lambda new, old: jnp.where(better | looks, new, old), found, poses)
-        best = best._replace(active=looks | (~small & (tried < _GIVE_UP)))
+        best = jax.tree.map(lambda new, old: jnp.where(better | measures, new, old), found, poses)
+        best = best._replace(active=measures | (~small & (tried < _GIVE_UP)))
         path = path.at[taken + 1].set(best.viewmats)
         costs = costs.at[taken + 1].set(best.cost)
-        damping = jnp.where(looks, damping, tried)
+        damping = jnp.where(measures, damping, tried)
         return taken + 1, best, damping, path, costs, jnp.maximum(most, pairs)
 
     size = 9 if with_exposure else 7

@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from igspad_jax.cameras import hat, se3_exp
 
@@ -60,3 +61,8 @@ def orthonormalised(viewmat: jax.Array) -> jax.Array:
     """[..., 4, 4] viewmats with the rounding of many small rotations taken out."""
     u, _, vt = jnp.linalg.svd(viewmat[..., :3, :3])
     return viewmat.at[..., :3, :3].set(_exact(u, vt))
+
+
+def plain_exposures(initial: np.ndarray) -> np.ndarray:
+    """[n, K, 2] gains of one and biases of zero for [n, K, 4, 4] poses."""
+    return np.broadcast_to(np.array([1.0, 0.0], np.float32), (*initial.shape[:2], 2))

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from igspad_jax.cameras import pose_errors
-from igspad_jax.devices import agreed, brought_home
+from igspad_jax.devices import from_first_process, to_first_device
 from igspad_jax.invert import levenberg
 from igspad_jax.invert.config import Inversion, LevenbergConfig, Sampler
 from igspad_jax.invert.equations import Problem
-from igspad_jax.invert.poses import retract
-from igspad_jax.invert.residuals import plain_exposures, residuals_at
+from igspad_jax.invert.poses import plain_exposures, retract
 from igspad_jax.normal_object import Level, NormalObject
 
 _SAME = 2.0  # degrees and per cent within which two poses are one hypothesis
@@ -40,8 +39,8 @@ class _Hypotheses(NamedTuple):
     chosen: np.ndarray
 
 
-class _Judged(NamedTuple):
-    """What a level says of the n x k hypotheses it leaves.
+class _Scores(NamedTuple):
+    """Measures of the n x k hypotheses after a level.
 
     Attributes:
         costs: [n, k] robust differences.
@@ -67,29 +66,33 @@ def solve(
     """See `igspad_jax.invert.invert`."""
     images = np.asarray(images, np.float32)
     given = _given(np.asarray(initial, np.float32))
-    hypotheses = _spread(model, given, settings.spread)
+    hypotheses = _with_turned(model, given, settings.extra_turn)
     sampled = []
     for level in range(len(settings)):
-        if level and level == settings.rejoin:
-            hypotheses = _rejoined(hypotheses, given)
-        hypotheses, judged = _refined(model, images, hypotheses, settings, level, sample)
-        sampled.append(judged.sampled)
+        if level and level == settings.readmit_level:
+            hypotheses = _readmitted(hypotheses, given)
+        hypotheses, scores = _refined(model, images, hypotheses, settings, level, sample)
+        sampled.append(scores.sampled)
         kept = _best_apart(
-            judged.costs, hypotheses.viewmats, settings.keep[level], np.asarray(model.centre)
+            scores.costs,
+            hypotheses.viewmats,
+            settings.hypotheses_kept[level],
+            np.asarray(model.centre),
         )
         hypotheses = _Hypotheses(*(_take(values, kept) for values in hypotheses))
         on_step(settings.steps[level])
+    viewmats, exposures = hypotheses.viewmats[:, 0], hypotheses.exposures[:, 0]
+    renders = model.renders(viewmats, exposures)
     return Inversion(
-        viewmats=hypotheses.viewmats[:, 0],
-        exposures=hypotheses.exposures[:, 0],
+        viewmats=viewmats,
+        exposures=exposures,
         path=hypotheses.path[:, 0],
         losses=hypotheses.losses[:, 0],
         chosen=hypotheses.chosen[:, 0],
-        residuals=residuals_at(
-            model, images, hypotheses.viewmats[:, :1], hypotheses.exposures[:, :1]
-        )[:, 0],
-        covariances=_take(judged.covariances, kept)[:, 0],
-        settled=_take(judged.settled, kept)[:, 0],
+        renders=renders,
+        residuals=model.residuals(images, renders),
+        covariances=_take(scores.covariances, kept)[:, 0],
+        settled=_take(scores.settled, kept)[:, 0],
         sampled=np.stack(sampled, axis=1),
     )
 
@@ -101,7 +104,7 @@ def _refined(
     settings: LevenbergConfig,
     level: int,
     sample: Sampler,
-) -> tuple[_Hypotheses, _Judged]:
+) -> tuple[_Hypotheses, _Scores]:
     """Runs a level on all hypotheses."""
     n, k = hypotheses.viewmats.shape[:2]
     # Before the first level poses are too rough to match renders at.
@@ -110,7 +113,7 @@ def _refined(
         if level
         else np.ones((n, k, model.height, model.width), np.float32)
     )
-    view = model.level(settings.widths[level], settings.cells[level])
+    view = model.level(settings.widths[level], settings.merge_cells[level])
     shape = (view.width, view.height)
     counting = jnp.asarray(_resized(_flat(weights), *shape))
     problem = _problem(model, view, settings, level)
@@ -132,8 +135,8 @@ def _refined(
     def unflat(values):
         return np.asarray(values).reshape(n, k, *np.shape(values)[1:])
 
-    view.capacity.slots = agreed(view.capacity.slots)
-    state = brought_home(view.capacity.run(refined, lambda result: result.pairs))
+    view.capacity.slots = from_first_process(view.capacity.slots)
+    state = to_first_device(view.capacity.run(refined, lambda result: result.pairs))
     poses, steps = state.poses, settings.steps[level]
     counted = 3.0 * jnp.sum(counting, axis=(1, 2))
     walked = unflat(state.path)[:, :, 1 : steps + 1]
@@ -146,13 +149,13 @@ def _refined(
         losses=np.concatenate([hypotheses.losses, costs], axis=2),
         chosen=hypotheses.chosen,
     )
-    judged = _Judged(
+    scores = _Scores(
         costs=unflat(poses.cost),
         covariances=unflat(levenberg.covariances(poses.gram, counted)),
         settled=unflat(~poses.active),
         sampled=weights.mean(axis=(1, 2, 3)),
     )
-    return after, judged
+    return after, scores
 
 
 def _problem(model: NormalObject, view: Level, settings: LevenbergConfig, level: int) -> Problem:
@@ -166,7 +169,7 @@ def _problem(model: NormalObject, view: Level, settings: LevenbergConfig, level:
         blur=jnp.float32(settings.blurs[level]),
         delta=jnp.float32(settings.deltas[level]),
         damping=jnp.float32(settings.damping),
-        anchor=jnp.float32(settings.anchors[level]),
+        translation_penalty=jnp.float32(settings.translation_penalties[level]),
         steps=jnp.int32(settings.steps[level]),
         tolerance=jnp.float32(settings.tolerance),
     )
@@ -184,8 +187,8 @@ def _given(viewmats: np.ndarray) -> _Hypotheses:
     )
 
 
-def _spread(model: NormalObject, given: _Hypotheses, degrees: float) -> _Hypotheses:
-    """Adds the first hypothesis turned about the object, to the left, right, above and below."""
+def _with_turned(model: NormalObject, given: _Hypotheses, degrees: float) -> _Hypotheses:
+    """Add the first hypothesis turned about the object to the left, right, up and down."""
     if not degrees:
         return given
     turns = np.radians(degrees) * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
@@ -203,8 +206,8 @@ def _turned(viewmats, turns, centre, radius):
     return jax.vmap(jax.vmap(turned, (None, 0)), (0, None))(viewmats, turns)
 
 
-def _rejoined(hypotheses: _Hypotheses, given: _Hypotheses) -> _Hypotheses:
-    """Adds the first given hypothesis as it was, at rest till now."""
+def _readmitted(hypotheses: _Hypotheses, given: _Hypotheses) -> _Hypotheses:
+    """Add the first given hypothesis as it was given; its path so far is that one pose."""
     first = _Hypotheses(*(values[:, :1] for values in given))
     path = np.repeat(first.path, hypotheses.path.shape[2], axis=2)
     losses = np.full((*first.chosen.shape, hypotheses.losses.shape[2]), np.nan, np.float32)
@@ -218,7 +221,7 @@ def _joined(hypotheses: _Hypotheses, others: _Hypotheses) -> _Hypotheses:
 
 
 def _take(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """[n, keep, ...] of [n, k, ...] values, by [n, keep] indices."""
+    """[n, count, ...] of [n, k, ...] values, by [n, count] indices."""
     return np.take_along_axis(values, kept.reshape(*kept.shape, *[1] * (values.ndim - 2)), axis=1)
 
 
@@ -235,14 +238,14 @@ def _flat(values: np.ndarray) -> np.ndarray:
 
 
 def _best_apart(
-    costs: np.ndarray, viewmats: np.ndarray, keep: int, centre: np.ndarray
+    costs: np.ndarray, viewmats: np.ndarray, count: int, centre: np.ndarray
 ) -> np.ndarray:
-    """[n, keep] hypotheses to go on with: the best ones that are not the same pose again.
+    """[n, count] hypotheses to go on with: the best ones that are not the same pose again.
 
     Args:
         costs: [n, k].
         viewmats: [n, k, 4, 4].
-        keep: how many; all k if there are no more.
+        count: how many; all k if there are no more.
         centre: [3] the object's centre.
     """
     kept = []
@@ -251,8 +254,8 @@ def _best_apart(
         apart: list[int] = []
         for i in order:
             degrees, percent = pose_errors(poses[i], poses[apart], centre)
-            if len(apart) < keep and np.all((degrees > _SAME) | (percent > _SAME)):
+            if len(apart) < count and np.all((degrees > _SAME) | (percent > _SAME)):
                 apart.append(i)
         again = [i for i in order if i not in apart]
-        kept.append((apart + again)[:keep])
+        kept.append((apart + again)[:count])
     return np.array(kept)

@@ -1,7 +1,7 @@
 """Matching point sampling (IGSPAD, equation 4): where the photometric loss may look.
 
-Defects hardly match the render of the normal object, so a loss that counts only the surroundings
-of matched points is not pulled at by them.
+Defects hardly match the render of the normal object, so they do not influence a loss that counts
+only the surroundings of matched points.
 """
 
 from __future__ import annotations
