@@ -4,7 +4,7 @@
 
 Needs trained scenes and test images with known poses. Every method starts from the same poses: the
 true ones, turned and shifted by known amounts. Seconds are of one image at a time, without
-compilation. What is measured already is not measured again. --out gets
+compilation. Finished measurements are not repeated. --out gets
 
     table.md                 success, errors, steps and seconds of every method from every start
     results.json             the same figures, and the final errors of every image
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from igspad_jax.pipeline.inversion import object_model
+from igspad_jax.pipeline.provenance import check_before
 
 from igspad_jax.data import Category, TestImage, load_test, load_train
 from igspad_jax.errors import InputError
@@ -35,7 +37,6 @@ from igspad_jax.experiment import (
     Subject,
     Trial,
     check_methods,
-    chosen,
     compare_gradients,
     experiment_tables,
     film_test,
@@ -47,6 +48,7 @@ from igspad_jax.experiment import (
     rendered,
     results,
     run_grid,
+    select_tests,
     write_convergence,
     write_success,
 )
@@ -54,8 +56,6 @@ from igspad_jax.files import write_json, write_whole
 from igspad_jax.machine import machine
 from igspad_jax.pipeline import command
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.inversion import object_model
-from igspad_jax.pipeline.provenance import check_before
 from igspad_jax.pipeline.settings import Settings
 from igspad_jax.pipeline.training import load_scene
 
@@ -120,7 +120,7 @@ def _subject(category: Category, settings: Settings, folder: RunFolder) -> Subje
     """The category's scene and the test images that the flags choose."""
     check_before("poses", category, settings, folder)
     scene = load_scene(folder)
-    tests = chosen(category.test, _IMAGES.value)
+    tests = select_tests(category.test, _IMAGES.value)
     real = tuple(_trial(test, settings) for test in tests)
     view = load_train(category, views=category.train[:1], **settings.data.reading)
     model = object_model(scene, view, settings)

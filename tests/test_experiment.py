@@ -15,7 +15,7 @@ from PIL import Image
 from igspad_jax.cameras import intrinsics_from_angle, look_at, pose_errors
 from igspad_jax.data import TestImage
 from igspad_jax.errors import InputError
-from igspad_jax.evaluate.tables import format_table
+from igspad_jax.evaluate.tables import Table
 from igspad_jax.experiment import (
     METHODS,
     SUCCESS,
@@ -23,7 +23,6 @@ from igspad_jax.experiment import (
     Subject,
     Trial,
     check_methods,
-    chosen,
     compare_gradients,
     experiment_tables,
     film_test,
@@ -32,15 +31,17 @@ from igspad_jax.experiment import (
     make_film,
     markdown,
     parse_levels,
+    plots,
     rendered,
     results,
     run_grid,
+    select_tests,
     write_convergence,
     write_success,
 )
 from igspad_jax.experiment import runs as runs_module
 from igspad_jax.experiment.measures import convergence, steps_until, summary
-from igspad_jax.experiment.methods import PAPER, concerned, config_of
+from igspad_jax.experiment.methods import PAPER, config_of, relevant_settings
 from igspad_jax.experiment.starts import start
 from igspad_jax.invert import AdamConfig, InvertConfig, LevenbergConfig
 from igspad_jax.normal_object import NormalObject
@@ -56,9 +57,9 @@ LAST = {
 BASE = InvertConfig(
     sampling_min_points=1,
     adam=AdamConfig(steps=6, late_step=4, sampling_refresh=3),
-    # Without hypotheses of its own, so that paths begin where they are told to.
+    # Without hypotheses of its own, so that paths begin at the given starts.
     levenberg=LevenbergConfig(
-        **LAST | {"steps": (8,), "deltas": (0.1,), "spread": 0.0, "rejoin": 0}
+        **LAST | {"steps": (8,), "deltas": (0.1,), "extra_turn": 0.0, "readmit_level": 0}
     ),
 )
 EYES = np.array([[1.5, -2.0, 1.2], [-2.4, 0.4, 0.9]])
@@ -138,7 +139,7 @@ class TestStarts:
     POSE = look_at(EYES[0], np.array([0.3, 0.1, 0.0]), np.array([0.0, 0.0, 1.0]), roll=0.4)
 
     @pytest.mark.parametrize("level", [Level(5, 5), Level(60, 30), Level(0, 10), Level(180, 0)])
-    def test_errors_are_exactly_those_asked_for(self, level):
+    def test_starts_have_the_errors_asked_for(self, level):
         moved = start(self.POSE, level, self.CENTRE, seed=0, name="a")
         assert pose_errors(moved, self.POSE, self.CENTRE)[0] == pytest.approx(level.degrees)
         at = np.r_[self.CENTRE, 1.0]
@@ -147,7 +148,7 @@ class TestStarts:
         assert 100.0 * shift / distance == pytest.approx(level.percent)
         np.testing.assert_allclose(moved[:3, :3] @ moved[:3, :3].T, np.eye(3), atol=1e-12)
 
-    def test_directions_belong_to_the_image_and_the_seed(self):
+    def test_directions_depend_on_image_and_seed(self):
         def axis(level, seed, name):
             moved = start(self.POSE, level, self.CENTRE, seed=seed, name=name)
             return cv2.Rodrigues(moved[:3, :3] @ self.POSE[:3, :3].T)[0].ravel() / level.degrees
@@ -162,7 +163,7 @@ class TestStarts:
         assert str(Level(30.0, 12.5)) == "30/12.5"
 
     @pytest.mark.parametrize("value", ["5", "5/x", "5/5/5", "-1/5", "200/5", "5/100", "nan/5", ""])
-    def test_what_is_no_level_is_refused(self, value):
+    def test_malformed_levels_raise(self, value):
         with pytest.raises(InputError, match="DEGREES/PERCENT"):
             parse_levels([value])
 
@@ -176,18 +177,18 @@ class TestChoice:
             for i in range(count)
         ]
 
-    def test_even_over_kinds_and_within_each(self):
-        names = [t.name for t in chosen(self.images(good=9, Burrs=9, Stains=1), 7)]
+    def test_selected_evenly_over_kinds(self):
+        names = [t.name for t in select_tests(self.images(good=9, Burrs=9, Stains=1), 7)]
         assert names == ["good/1", "good/4", "good/7", "Burrs/1", "Burrs/4", "Burrs/7", "Stains/0"]
 
-    def test_images_without_pose_do_not_count(self):
+    def test_images_without_pose_are_not_selected(self):
         tests = self.images(good=2, Burrs=2)
         tests[0] = dataclasses.replace(tests[0], viewmat=None)
-        assert [t.name for t in chosen(tests, 3)] == ["good/1", "Burrs/0", "Burrs/1"]
+        assert [t.name for t in select_tests(tests, 3)] == ["good/1", "Burrs/0", "Burrs/1"]
         with pytest.raises(InputError, match="from 1 to 3"):
-            chosen(tests, 4)
+            select_tests(tests, 4)
         with pytest.raises(InputError, match="no test image has a known pose"):
-            chosen([dataclasses.replace(t, viewmat=None) for t in tests], 1)
+            select_tests([dataclasses.replace(t, viewmat=None) for t in tests], 1)
 
     def test_the_film_shows_the_largest_defect_or_the_named_image(self, tmp_path):
         tests = self.images(good=1, Burrs=2)
@@ -217,7 +218,7 @@ class TestChoice:
         other = dataclasses.replace(BASE, levenberg=LevenbergConfig(), batch=3)
         for method, same in ((PAPER, True), ("levenberg", False)):
             configs = [config_of(method, base, sampling=True) for base in (BASE, other)]
-            assert (concerned(configs[0]) == concerned(configs[1])) == same
+            assert (relevant_settings(configs[0]) == relevant_settings(configs[1])) == same
 
 
 class TestMeasures:
@@ -247,7 +248,7 @@ class TestMeasures:
         assert summary(images, Level(0.2, 0.5))["success"] == 0.25
         assert summary(images[3:], SUCCESS)["median_steps"] is None
 
-    def test_convergence_takes_each_steps_time_from_the_clock(self):
+    def test_convergence_interpolates_the_clock(self):
         images = [
             {"path_degrees": [4.0, 2.0, 1.0, d], "clock": [[0, 0, 0], [2, 1.0, 3.0], [3, 5.0, 6.0]]}
             for d in (0.5, None, 0.7)
@@ -296,7 +297,7 @@ class TestGrid:
         again = run_grid(subject, CELLS, BASE, folder / "grid", seed=0)
         assert again == records
 
-    def test_only_what_is_missing_is_run(self, records, subject, folder, monkeypatch):
+    def test_only_missing_cells_are_run(self, records, subject, folder, monkeypatch):
         run = []
 
         def counted(*args, **kwargs):
@@ -312,7 +313,7 @@ class TestGrid:
         fresh, old = again[-1]["images"], records[-1]["images"]
         assert [i["path_degrees"] for i in fresh] == [i["path_degrees"] for i in old]
 
-    def test_other_settings_do_not_mix(self, records, subject, folder):
+    def test_results_of_other_settings_raise(self, records, subject, folder):
         with pytest.raises(InputError, match=r"other settings \(seed\).*--overwrite"):
             run_grid(subject, CELLS[:1], BASE, folder / "grid", seed=1)
         other = dataclasses.replace(BASE, adam=dataclasses.replace(BASE.adam, rate=0.02))
@@ -341,22 +342,73 @@ class TestGrid:
     def test_tables(self, records):
         first, *others = experiment_tables(records)
         assert first.columns == ("method", "sampling", "3/2", "8/4")
-        assert first.rows[1] == ("levenberg", "off", "1.00", "1.00")
+        rows = [
+            (method, sampling, *2 * ["1.00" if method == "levenberg" else "0.00"])
+            for sampling in ("off", "on")
+            for method in METHODS_TRIED
+        ]
+        assert first.rows == tuple(rows)
         assert [table.title[-3:] for table in others] == ["3/2", "8/4"]
-        assert all(len(table.rows) == 4 for table in others)
-        text = markdown(first)
-        assert text.count("\n|") == 6
-        assert "levenberg" in format_table(first)
+        for table, level in zip(others, LEVELS, strict=True):
+            cells = [r for r in records if r["level"] == list(level) and not r["sampling"]]
+            for row, record in zip(table.rows, cells, strict=False):
+                figures = summary(record["images"], SUCCESS)
+                assert row[:4] == (record["method"], "off", "2", f"{figures['success']:.2f}")
+                assert row[5] == f"{figures['median_degrees']:.3f}"
+                assert row[8] == f"{figures['cpu_seconds']:.2f}"
 
-    def test_plots(self, records, tmp_path):
+    def test_markdown(self):
+        table = Table("Errors", ("method", "degrees"), (("a", "0.10"), ("b", "2.00")), ("a note",))
+        expected = "### Errors\n\n| method | degrees |\n| --- | --- |\n| a | 0.10 |\n| b | 2.00 |"
+        assert markdown(table) == f"{expected}\n\na note\n"
+
+    @pytest.fixture
+    def figures(self, monkeypatch):
+        """The figures that are drawn."""
+        made, new = [], plots._figure
+
+        def recorded(*size):
+            figure, axes = new(*size)
+            made.append(figure)
+            return figure, axes
+
+        monkeypatch.setattr(plots, "_figure", recorded)
+        return made
+
+    @staticmethod
+    def lines(axis):
+        return {line.get_label(): line.get_xydata().T for line in axis.lines[: len(METHODS_TRIED)]}
+
+    def test_success_plot(self, records, tmp_path, figures):
         write_success(tmp_path / "success.png", records)
+        (figure,) = figures
+        assert [axis.get_title() for axis in figure.axes] == [
+            "rendered images, whole image",
+            "rendered images, matching points",
+        ]
+        for axis in figure.axes:
+            lines = self.lines(axis)
+            np.testing.assert_array_equal(lines["levenberg"][1], [1.0, 1.0])
+            np.testing.assert_array_equal(lines[PAPER][1], [0.0, 0.0])
+            assert [label.get_text() for label in axis.get_xticklabels()] == ["3/2", "8/4"]
+        shape = cv2.imread(str(tmp_path / "success.png")).shape
+        assert shape[1::-1] == tuple(np.round(plots._DPI * figure.get_size_inches()).astype(int))
+
+    def test_convergence_plot(self, records, tmp_path, figures):
         write_convergence(tmp_path / "convergence.png", records)
-        for name in ("success", "convergence"):
-            picture = cv2.imread(str(tmp_path / f"{name}.png"))
-            assert picture is not None and min(picture.shape[:2]) > 300
-            # Blue is of the object pivot, which was not run; orange is of the paper's descent.
-            distance = np.abs(picture.astype(int) - np.array([0x1A, 0x7B, 0xE0])).max(axis=2)
-            assert (distance < 20).any()
+        (figure,) = figures
+        assert len(figure.axes) == len(LEVELS) * 2 * 2
+        over_steps, over_seconds = figure.axes[:2]
+        assert over_steps.get_title() == "rendered images, from 3/2, whole image"
+        for record in records[: len(METHODS_TRIED)]:
+            steps, seconds, degrees = convergence(record["images"], "cpu_seconds")
+            drawn = self.lines(over_steps)[record["method"]]
+            np.testing.assert_allclose(drawn, [steps, degrees])
+            drawn = self.lines(over_seconds)[record["method"]]
+            np.testing.assert_allclose(drawn, [np.maximum(seconds, 0.01), degrees])
+        assert over_steps.lines[-1].get_ydata() == pytest.approx([SUCCESS.degrees] * 2)
+        shape = cv2.imread(str(tmp_path / "convergence.png")).shape
+        assert shape[1::-1] == tuple(np.round(plots._DPI * figure.get_size_inches()).astype(int))
 
 
 class TestGradients:
@@ -410,7 +462,7 @@ class TestFilm:
 
 
 class TestScript:
-    def test_bad_input_is_one_line(self):
+    def test_bad_input_is_one_line_on_stderr(self):
         script = Path(__file__).resolve().parents[1] / "scripts/experiment_poses.py"
         flags = ["--data=x", "--run=x", "--out=x", "--methods=newton"]
         done = subprocess.run(

@@ -8,7 +8,7 @@ from igspad_jax.experiment.methods import METHODS, check_methods
 from igspad_jax.experiment.plots import write_convergence, write_success
 from igspad_jax.experiment.runs import grid, run_grid
 from igspad_jax.experiment.starts import Level, parse_levels
-from igspad_jax.experiment.subjects import Source, Subject, Trial, chosen, rendered
+from igspad_jax.experiment.subjects import Source, Subject, Trial, rendered, select_tests
 from igspad_jax.experiment.tables import experiment_tables, markdown, results
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "Subject",
     "Trial",
     "check_methods",
-    "chosen",
     "compare_gradients",
     "experiment_tables",
     "features_table",
@@ -33,6 +32,7 @@ __all__ = [
     "rendered",
     "results",
     "run_grid",
+    "select_tests",
     "write_convergence",
     "write_success",
 ]

@@ -1,4 +1,4 @@
-"""What matchers and features are worth, as tables."""
+"""Comparisons of matchers and of features, as tables."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _variant_table(results: Results, variant: str) -> Table:
         cells = [_mean([entry["overall"] for entry in found], key) for key in _FIGURES]
         cells += [_mean(entries, "mean_image_ap") for entries in by_kind]
         seconds = [own["metrics"]["time"]["detect"]["per_image"] for own in categories.values()]
-        # A product was made of maps that were there, and says nothing of its own time.
+        # A product is made of existing maps, so it has no time of its own.
         own_time = None if "*" in name else float(np.mean(seconds))
         rows.append((name, *cells, format_value(own_time, 2)))
     columns = ("features", *_FIGURES.values())

@@ -12,10 +12,10 @@ from igspad_jax.cameras import pose_errors
 from igspad_jax.data import TestImage, load_mask
 from igspad_jax.errors import InputError
 from igspad_jax.experiment.frames import Moment, draw_frame, write_film
-from igspad_jax.experiment.methods import concerned, config_of
+from igspad_jax.experiment.methods import config_of, relevant_settings
 from igspad_jax.experiment.runs import start_of
 from igspad_jax.experiment.starts import Level
-from igspad_jax.experiment.store import keep, kept
+from igspad_jax.experiment.store import load_result, save_result
 from igspad_jax.experiment.subjects import Subject, Trial
 from igspad_jax.invert import InvertConfig, invert
 from igspad_jax.invert.sampling import matching_weights
@@ -145,9 +145,9 @@ def make_film(
         "image": trial.name,
         "start": list(level),
         "seed": seed,
-        "invert": concerned(config_of(method, base, sampling=True)),
+        "invert": relevant_settings(config_of(method, base, sampling=True)),
     }
-    if kept(note, made_with, overwrite=overwrite) and path.is_file():
+    if load_result(note, made_with, overwrite=overwrite) and path.is_file():
         return path
     initial = start_of(subject, trial, level, seed)
     courses = {
@@ -164,5 +164,5 @@ def make_film(
         name: {"degrees": course[-1].degrees, "percent": course[-1].percent}
         for name, course in courses.items()
     }
-    keep(note, made_with, {"method": method, "final": ends})
+    save_result(note, made_with, {"method": method, "final": ends})
     return path

@@ -1,4 +1,4 @@
-"""The pictures of a film: rows of panels with their captions, and the file that moves."""
+"""The frames of a film: rows of panels with their captions, and the animated file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def draw_frame(image: np.ndarray, moments: Mapping[str, Moment], last: int) -> n
 
 
 def write_film(path: Path, frames: Sequence[np.ndarray]) -> None:
-    """Writes an animated WebP of less than 2 MB that runs for ever and rests on its last frame.
+    """Writes an animated WebP of less than 2 MB that loops for ever and pauses on its last frame.
 
     Args:
         path: a .webp file.
@@ -106,8 +106,8 @@ def write_film(path: Path, frames: Sequence[np.ndarray]) -> None:
 def _panels(image: np.ndarray, render: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
     difference = np.abs(render - image).mean(axis=-1) / _STRONG
     heat = np.asarray(_DIFFERENCE(np.clip(difference, 0.0, 1.0)))[..., :3]
-    left_out = 0.62 + 0.24 * image.mean(axis=-1, keepdims=True)
-    counting = np.where(weights[..., None] > 0.0, image, left_out)
+    greyed = 0.62 + 0.24 * image.mean(axis=-1, keepdims=True)
+    counting = np.where(weights[..., None] > 0.0, image, greyed)
     return [image, render, heat, counting]
 
 

@@ -17,7 +17,7 @@ from igspad_jax.evaluate.tables import Table, format_value
 from igspad_jax.experiment.methods import GRADIENTS
 from igspad_jax.experiment.runs import start_of
 from igspad_jax.experiment.starts import Level
-from igspad_jax.experiment.store import keep, kept
+from igspad_jax.experiment.store import load_result, save_result
 from igspad_jax.experiment.subjects import Source, Subject
 from igspad_jax.invert.gradients import GradientMode, value_and_pose_gradient
 from igspad_jax.invert.poses import Pivot, twist_basis
@@ -108,7 +108,7 @@ def compare_gradients(
         "seed": seed,
         "levels": [list(place) for place in places],
     }
-    found = kept(path, made_with, overwrite=overwrite)
+    found = load_result(path, made_with, overwrite=overwrite)
     if found:
         return found
     total = len(places) * sum(map(len, subject.trials.values()))
@@ -119,7 +119,7 @@ def compare_gradients(
                 gradients = _at_starts(subject, source, place, seed, bar)
                 for pivot in _PIVOTS:
                     rows += _rows(gradients, source, place, pivot)
-    return keep(path, made_with, {"category": subject.name, "rows": rows})
+    return save_result(path, made_with, {"category": subject.name, "rows": rows})
 
 
 def _at_starts(subject: Subject, source: Source, level: Level, seed: int, bar: tqdm):

@@ -1,4 +1,4 @@
-"""What is read off the errors of inversions with known true poses."""
+"""Figures of inversions with known true poses: success, errors, steps and seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from igspad_jax.experiment.starts import Level
 
-SUCCESS = Level(0.5, 0.5)  # errors below which a pose is found, unless told otherwise
+SUCCESS = Level(0.5, 0.5)  # default errors below which a pose is found
 _WIDER = Level(0.5, 1.0)
 
 
@@ -41,7 +41,7 @@ def steps_until(image: Mapping[str, Any], threshold: Level) -> int | None:
 
 
 def clock_of(device: str) -> str:
-    """The seconds that count: other programs do not disturb a CPU's, but a GPU has none."""
+    """Name the seconds to compare: a CPU's own, which other programs hardly change, or a GPU's."""
     return "cpu_seconds" if device == "cpu" else "seconds"
 
 

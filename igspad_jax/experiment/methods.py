@@ -43,8 +43,8 @@ def config_of(method: str, base: InvertConfig, *, sampling: bool) -> InvertConfi
     return dataclasses.replace(base, solver="adam", sampling=sampling, adam=adam)
 
 
-def concerned(config: InvertConfig) -> dict[str, Any]:
-    """The settings that a result depends on: the other solver's do not count."""
+def relevant_settings(config: InvertConfig) -> dict[str, Any]:
+    """Return the settings that a result depends on, without those of the other solver."""
     settings = dataclasses.asdict(config)
     del settings["batch"]
     del settings["levenberg" if config.solver == "adam" else "adam"]

@@ -15,9 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from igspad_jax.cameras import pose_errors
-from igspad_jax.experiment.methods import concerned, config_of
+from igspad_jax.experiment.methods import config_of, relevant_settings
 from igspad_jax.experiment.starts import Level, start
-from igspad_jax.experiment.store import keep, kept
+from igspad_jax.experiment.store import load_result, save_result
 from igspad_jax.experiment.subjects import Source, Subject, Trial
 from igspad_jax.invert import Inversion, InvertConfig, invert
 from igspad_jax.match import OpenCVMatcher, matched_points
@@ -69,7 +69,7 @@ class Clock:
         return time.process_time() - cpu, time.perf_counter() - wall
 
     def on_step(self, steps: int) -> None:
-        """Notes that `steps` more steps are done."""
+        """Record that `steps` more steps are done."""
         self.times.append((self.times[-1][0] + steps, *self.spent()))
 
 
@@ -100,9 +100,9 @@ class Bench:
             The result, the clock of its steps, and the CPU and wall seconds it took.
         """
         capacities = _capacities(self._model, config)
-        programs = dataclasses.replace(config, sampling=False)  # which is no part of them
+        programs = dataclasses.replace(config, sampling=False)  # not compiled in
         if programs not in self._compiled:
-            # From the true pose, where nothing diverges and asks for slots without end.
+            # From the true pose, where nothing diverges and asks for ever more slots.
             self._invert(trial, trial.viewmat, _shortened(config))
             self._compiled[programs] = [capacity.slots for capacity in capacities]
         for capacity, slots in zip(capacities, self._compiled[programs], strict=True):
@@ -180,14 +180,14 @@ def run_grid(
     for cell in cells:
         made_with = _made_with(subject, cell, base, seed)
         path = folder / f"{cell.key}.json"
-        found = kept(path, made_with, overwrite=overwrite)
+        found = load_result(path, made_with, overwrite=overwrite)
         if found:
             records[cell] = found
         else:
             todo.append((cell, made_with, path))
     bench = Bench(subject)
     if todo:
-        _make_room(subject, [cell for cell, *_ in todo], seed)
+        _grow_capacity(subject, [cell for cell, *_ in todo], seed)
     total = sum(len(subject.trials[cell.source]) for cell, *_ in todo)
     with tqdm(total=total, desc=f"poses {subject.name}", unit="image") as bar:
         for cell, made_with, path in todo:
@@ -206,7 +206,7 @@ def run_grid(
                 "device": jax.devices()[0].platform,
                 "images": images,
             }
-            records[cell] = keep(path, made_with, record)
+            records[cell] = save_result(path, made_with, record)
     return [records[cell] for cell in cells]
 
 
@@ -215,12 +215,12 @@ def _made_with(subject: Subject, cell: Cell, base: InvertConfig, seed: int) -> d
         "origin": subject.origin,
         "images": [trial.name for trial in subject.trials[cell.source]],
         "seed": seed,
-        "invert": concerned(config_of(cell.method, base, sampling=cell.sampling)),
+        "invert": relevant_settings(config_of(cell.method, base, sampling=cell.sampling)),
     }
 
 
-def _make_room(subject: Subject, cells: Sequence[Cell], seed: int) -> None:
-    """Grows the capacity to what all the starts ask for, so that few images have to wait for it."""
+def _grow_capacity(subject: Subject, cells: Sequence[Cell], seed: int) -> None:
+    """Grow the capacity to what all the starts ask for, so that few images are run again for it."""
     poses = {
         (trial.name, cell.level): start_of(subject, trial, cell.level, seed)
         for cell in cells

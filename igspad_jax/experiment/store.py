@@ -11,8 +11,10 @@ from igspad_jax.errors import InputError
 from igspad_jax.files import read_json, write_json
 
 
-def kept(path: Path, made_with: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-    """The result in a file; None where it is to be made.
+def load_result(
+    path: Path, made_with: Mapping[str, Any], *, overwrite: bool
+) -> dict[str, Any] | None:
+    """Read the result in a file; None where it is to be made.
 
     Args:
         path: the file.
@@ -38,7 +40,9 @@ def kept(path: Path, made_with: Mapping[str, Any], *, overwrite: bool) -> dict[s
     )
 
 
-def keep(path: Path, made_with: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes a result, and returns it as `kept` will read it."""
+def save_result(
+    path: Path, made_with: Mapping[str, Any], result: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write a result, and return it as `load_result` will read it."""
     write_json(path, {"made_with": made_with, **result})
     return read_json(path, "delete it to make it again")

@@ -1,4 +1,4 @@
-"""What poses are looked for: an object and images of it whose true poses are known."""
+"""What an experiment runs on: an object and images of it whose true poses are known."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Subject:
         return np.asarray(self.model.centre, np.float64)
 
 
-def chosen(tests: Sequence[TestImage], count: int) -> list[TestImage]:
-    """`count` test images with known poses, spread evenly over the kinds and within each kind.
+def select_tests(tests: Sequence[TestImage], count: int) -> list[TestImage]:
+    """Select test images with known poses, evenly over the kinds and within each kind.
 
     Args:
         tests: of a category.
@@ -76,8 +76,8 @@ def chosen(tests: Sequence[TestImage], count: int) -> list[TestImage]:
         )
     if not 1 <= count <= known:
         raise InputError(
-            f"{count} test images are asked for, and {known} have a known pose; choose "
-            f"from 1 to {known}"
+            f"{count} test images are asked for, but {known} have a known pose; give "
+            f"a number from 1 to {known}"
         )
     shares = dict.fromkeys(kinds, 0)
     while sum(shares.values()) < count:

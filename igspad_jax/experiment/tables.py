@@ -18,8 +18,8 @@ _COLUMNS = (
 )  # fmt: skip
 _PATHS = ("path_degrees", "path_percent", "clock")  # long, and in the categories' files
 _NOTES = (
-    "success: below {0.degrees:g}° and {0.percent:g} %; steps: until inside for good, median of "
-    "the successes",
+    "success: below {0.degrees:g}° and {0.percent:g} %; steps: until the path stays below, "
+    "median of the successes",
     "seconds: medians of the images, without compilation; the last column divides them by those "
     f"of {PAPER} with the same sampling",
     "camera centres in per cent of their distance to the object",
@@ -92,7 +92,7 @@ def experiment_tables(
 ) -> list[Table]:
     """Success by initial error, then all figures of each initial error; see `results`."""
     cells = pooled(records, success)
-    told = tuple(note.format(success) for note in _NOTES)
+    all_notes = tuple(note.format(success) for note in _NOTES)
     tables = []
     for source in dict.fromkeys(key[0] for key in cells):
         own = {key[1:]: cell.figures for key, cell in cells.items() if key[0] == source}
@@ -123,7 +123,7 @@ def experiment_tables(
                 for method, sampling in rows
                 if (level, sampling, method) in own
             ]
-            notes = told if level == levels[-1] else ()
+            notes = all_notes if level == levels[-1] else ()
             tables.append(
                 Table(f"{source} images, initial error {level}", _COLUMNS, tuple(lines), notes)
             )
