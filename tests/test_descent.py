@@ -85,14 +85,14 @@ def test_schedule():
     np.testing.assert_allclose(sizes, [0.01] * 3 + [0.001] * 3, rtol=1e-3)
 
 
-def test_images_of_a_batch_do_not_touch_each_other(model, images, one_each, descended):
+def test_images_of_a_batch_are_independent(model, images, one_each, descended):
     others = np.concatenate([images[:1], images[:0:-1]])
     again = by_descent(model, others, one_each)
     np.testing.assert_allclose(again.path[0], descended.path[0], atol=2e-4)
     assert np.abs(again.path[1] - descended.path[1]).max() > 1e-2
 
 
-def test_steps_turn_about_the_object_in_its_radii(descended):
+def test_first_step_is_the_rate_in_object_radii(descended):
     """Adam's first step is the rate in every parameter."""
     first, second = descended.path[:, :2].astype(np.float64).swapaxes(0, 1)
     turn = Rotation.from_matrix(second[:, :3, :3] @ first[:, :3, :3].swapaxes(1, 2))
@@ -101,7 +101,7 @@ def test_steps_turn_about_the_object_in_its_radii(descended):
     np.testing.assert_allclose(np.abs(shift), ADAM.rate * RADIUS, rtol=0.02)
 
 
-def test_the_papers_turn_about_the_camera(model, images, one_each, monkeypatch):
+def test_camera_pivot_with_the_paper_gradient(model, images, one_each, monkeypatch):
     """With a gradient given, so that nothing need be rendered or compiled for it."""
     by_twist, modes = np.array([2.0, -3.0, 5.0, -0.1, 0.2, 0.3]), []
 
@@ -136,7 +136,7 @@ def test_without_sampling_the_whole_image_counts(model, images, one_each, descen
     np.testing.assert_array_equal(result.path[:, :20], descended.path[:, :20])
 
 
-def test_the_best_hypothesis_goes_down(model, images, one_each, monkeypatch):
+def test_descends_from_the_best_hypothesis(model, images, one_each, monkeypatch):
     """And the last segment is cut to the steps."""
 
     def standing_still(carry, *args, steps, **kwargs):
@@ -157,7 +157,9 @@ def test_the_best_hypothesis_goes_down(model, images, one_each, monkeypatch):
     assert result.settled.all()
 
 
-def test_slots_that_run_out_midway_change_nothing(scene, images, one_each, descended, monkeypatch):
+def test_capacity_overflow_does_not_change_the_result(
+    scene, images, one_each, descended, monkeypatch
+):
     model, calls = model_of(scene), []
 
     def shrinking(image, render):

@@ -6,6 +6,7 @@ all that is done with many devices, and this file run as a script does it.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -17,11 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from inversions import FINE
 
 from igspad_jax import devices
 from igspad_jax.cameras import intrinsics_from_angle, look_at, se3_exp
 from igspad_jax.errors import InputError
-from igspad_jax.invert import AdamConfig, InvertConfig, LevenbergConfig, invert
+from igspad_jax.invert import AdamConfig, InvertConfig, invert
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.scene import Gaussians
@@ -41,17 +43,7 @@ TRAINING = TrainConfig(
     checkpoint_every=4,
 )
 SOLVERS = {
-    "levenberg": LevenbergConfig(
-        widths=(0,),
-        blurs=(0.0,),
-        merge_cells=(0,),
-        steps=(4,),
-        deltas=(0.05,),
-        translation_penalties=(0.0,),
-        hypotheses_kept=(1,),
-        extra_turn=0.0,
-        readmit_level=0,
-    ),
+    "levenberg": dataclasses.replace(FINE, steps=(4,)),
     "adam": AdamConfig(steps=8, sampling_refresh=4, gradient="analytic"),
 }
 TIMEOUT = 300.0
@@ -124,7 +116,7 @@ def trained(
 
 
 def work(folder: Path, solvers: Iterable[str], killed_at: int = 0) -> dict[str, np.ndarray]:
-    """What is spread over devices, on the images in a folder."""
+    """All that is sharded over devices, on the images in a folder."""
     model = normal_object()
     with np.load(folder / "given.npz") as given:
         images, viewmats, starts = given["images"], given["viewmats"], given["starts"]
@@ -134,8 +126,8 @@ def work(folder: Path, solvers: Iterable[str], killed_at: int = 0) -> dict[str, 
     return found | trained(model, images, viewmats, folder / "checkpoints", killed_at)
 
 
-def check_talk() -> None:
-    """What two processes tell each other."""
+def check_communication() -> None:
+    """Broadcasts and errors between two processes."""
     process = jax.process_index()
     assert devices.from_first_process({"from": process}) == {"from": 0}
     split = devices.split_over_processes(lambda item: (item, jax.process_index()), range(5))
@@ -159,7 +151,7 @@ def main(
     jax.config.update("jax_disable_most_optimizations", True)
     if address:
         devices.join(address, 2, process)
-        check_talk()
+        check_communication()
     found = work(folder, solvers, killed_at)
     for key, value in devices.from_first_process(found).items():
         np.testing.assert_array_equal(value, found[key])
@@ -189,11 +181,11 @@ def started(
 
 
 def finished(processes: list[subprocess.Popen]) -> None:
-    """Waits for processes that must go well."""
+    """Wait for processes, which must succeed."""
     try:
         for process in processes:
-            said, _ = process.communicate(timeout=TIMEOUT)
-            assert process.returncode == 0, said
+            output, _ = process.communicate(timeout=TIMEOUT)
+            assert process.returncode == 0, output
     finally:
         for process in processes:
             process.kill()
@@ -233,7 +225,7 @@ def found(tmp_path_factory, quickly_compiled) -> dict[str, dict[str, np.ndarray]
 @pytest.mark.parametrize(
     ("many", "solver"), [("eight", "levenberg"), ("eight", "adam"), ("two", "levenberg")]
 )
-def test_the_same_poses(found, many, solver):
+def test_poses_do_not_depend_on_the_devices(found, many, solver):
     one, other = (
         {key: value for key, value in found[name].items() if key.startswith(solver)}
         for name in ("one", many)
@@ -245,7 +237,7 @@ def test_the_same_poses(found, many, solver):
     assert (np.abs(moved).max(axis=(1, 2)) > 0.01).all()
 
 
-def test_a_training_goes_on_with_other_devices(found):
+def test_training_resumes_on_other_devices(found):
     assert not any(key.startswith("scene") for key in found["eight"])
     one, two = found["one"], found["two"]
     keys = [key for key in one if key.startswith("scene")]
@@ -257,9 +249,9 @@ def test_a_training_goes_on_with_other_devices(found):
 
 
 class TestAlone:
-    """One process talks to nobody."""
+    """A single process needs no communication."""
 
-    def test_work_is_done_in_place(self):
+    def test_single_process_calls_directly(self):
         assert devices.is_first() and devices.process_count() == 1
         value = object()
         assert devices.from_first_process(value) is value
@@ -270,7 +262,7 @@ class TestAlone:
         "given",
         [("host:1", None, None), (None, 2, 0), ("host:1", 2, None), ("auto", 2, None)],
     )
-    def test_flags_that_do_not_say_enough(self, given):
+    def test_incomplete_flags_raise(self, given):
         with pytest.raises(InputError, match="--processes and --process all three"):
             devices.join(*given)
 

@@ -58,7 +58,7 @@ def equations(problem, near, exposure, *, blurred):
 
 
 @pytest.mark.parametrize(("sh_degree", "exposure"), [(0, None), (2, EXPOSURE)])
-def test_with_and_without_the_image_of_the_jacobian(sh_degree, exposure):
+def test_kernels_agree_with_the_image_of_the_jacobian(sh_degree, exposure):
     problem = problem_of(scene_of(sh_degree))
     cost, gram, pairs = equations(problem, NEAR, exposure, blurred=False)
     expected_cost, expected, asked = equations(problem, NEAR, exposure, blurred=True)
@@ -69,7 +69,7 @@ def test_with_and_without_the_image_of_the_jacobian(sh_degree, exposure):
     assert 0 < int(pairs) == int(asked) < SLOTS
 
 
-def test_slopes_are_those_of_the_cost():
+def test_slope_is_the_gradient_of_the_cost():
     """J^T W r is the gradient of the cost, times delta."""
     scene = scene_of(2)
     problem = problem_of(scene)._replace(delta=f32(10.0))  # wide: hardly robust, and smooth
@@ -90,7 +90,7 @@ def test_slopes_are_those_of_the_cost():
     np.testing.assert_allclose(gram[:-1, -1], slope, atol=1e-3 * float(np.abs(slope).max()))
 
 
-def test_who_sees_nothing_has_nothing_to_solve():
+def test_invisible_scene_has_zero_equations():
     problem = problem_of(scene_of(0))
     cost, gram, pairs = equations(problem, jnp.inf, None, blurred=False)
     assert int(pairs) == 0

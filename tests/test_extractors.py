@@ -143,14 +143,14 @@ def test_sam_agrees_with_the_original(small_sam):
     assert 1e-7 < feature_distance(rough, whole).max() < 1e-3
 
 
-def test_kernels_are_kept_in_the_dtype_of_products(small_sam, small_cait, resnet18):
+def test_kernels_have_the_dtype_of_products(small_sam, small_cait, resnet18):
     for build, model in ((read_sam, small_sam), (read_cait, small_cait), (read_resnet, resnet18)):
         _, params = build(tensors_of(model), jnp.bfloat16)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             assert leaf.dtype == (jnp.bfloat16 if path[-1].key == "kernel" else np.float32)
 
 
-def test_sam_takes_whole_checkpoints_and_bare_encoders(small_sam):
+def test_sam_reads_whole_checkpoints_and_encoders(small_sam):
     import transformers
 
     config = transformers.SamConfig(vision_config=small_sam.config)
@@ -175,7 +175,7 @@ def millions(params) -> float:
     return round(sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6, 2)
 
 
-def test_sam_takes_the_names_of_segment_anything(small_sam):
+def test_sam_reads_the_names_of_segment_anything(small_sam):
     """Those of transformers' own converter, the other way round."""
     names = {
         "vision_encoder.": "image_encoder.",
@@ -236,7 +236,7 @@ def test_sizes_of_timms_networks():
 
 
 @pytest.mark.parametrize("size", [(64, 80), (2, 200)], ids=["upright", "strip"])
-def test_sam_input_is_that_of_its_processor(size):
+def test_sam_input_equals_that_of_its_processor(size):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
@@ -323,7 +323,7 @@ def test_networks_refuse_images_of_another_size(small_sam, small_cait):
         ("resnet18", "resnet18", (38, 56)),
     ],
 )
-def test_extractors(name, fixture, shape, request):
+def test_batch_equals_single_images(name, fixture, shape, request):
     extractor = Pretrained(name, tensors_of(request.getfixturevalue(fixture)))
     assert (extractor.name, extractor.tolerance, extractor.edge_discount) == (name, 0, 0.0)
     images = np.random.default_rng(0).random((2, 40, 60, 3)).astype(np.float32)
@@ -342,7 +342,7 @@ def test_extractors(name, fixture, shape, request):
         ("resnet18", "resnet18", resnet_original, 224),
     ],
 )
-def test_extractors_give_the_originals_features(name, fixture, run, side, request):
+def test_extractors_equal_the_originals(name, fixture, run, side, request):
     model = request.getfixturevalue(fixture)
     images = np.random.default_rng(0).random((1, side, side, 3)).astype(np.float32)
     found = Pretrained(name, tensors_of(model))(jnp.asarray(images))
@@ -356,7 +356,7 @@ def test_extractors_give_the_originals_features(name, fixture, run, side, reques
     close(found, expected)
 
 
-def test_features_are_put_where_they_belong():
+def test_resampled_features_keep_their_places():
     # Each cell's value is the place of its centre in pixels, as padded convolutions put it.
     places = jnp.asarray(np.stack(np.meshgrid(8.0 * np.arange(7), 8.0 * np.arange(5)), axis=-1))
     found = np.asarray(resample(places[None], 8, 0.0, (40, 56), (20, 28)))[0]

@@ -212,7 +212,7 @@ class TestAliked:
         found = jax.jit(partial(network.apply, method=describe))({"params": params}, crop, points)
         np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
 
-    def test_one_by_one_or_together(self, aliked, images):
+    def test_batch_equals_single_images(self, aliked, images):
         both = ours(*aliked, images)
         for i in range(2):
             assert_same(ours(*aliked, images[i : i + 1])[0], both[i], least=45)
@@ -267,7 +267,7 @@ class TestXFeat:
         ):
             assert_same(own, other, least=50)
 
-    def test_one_by_one_or_together(self, xfeat, images):
+    def test_batch_equals_single_images(self, xfeat, images):
         both = ours(*xfeat, images)
         for i in range(2):
             assert_same(ours(*xfeat, images[i : i + 1])[0], both[i], least=40)
@@ -288,7 +288,7 @@ class TestXFeat:
         ("xfeat", read_xfeat, "skip1.1.weight"),
     ],
 )
-def test_weights_of_something_else_are_refused(name, read, known):
+def test_other_tensors_raise(name, read, known):
     tensors = dict(weights(name)._tensors)
     with pytest.raises(InputError, match=r"x.pth.*1 unused: other"):
         read(Tensors(tensors | {"other": np.zeros(1)}, "x.pth"))
@@ -301,14 +301,14 @@ def test_weights_of_something_else_are_refused(name, read, known):
         read(Tensors(tensors, "x.pth"))
 
 
-def test_images_of_another_shape_are_refused(aliked):
+def test_wrong_shape_of_images_raises(aliked):
     with pytest.raises(InputError, match=r"ALIKED.*\(64, 64, 3\).*\[B, H, W, 3\]"):
         apply(*aliked, np.zeros((64, 64, 3), np.float32))
 
 
 class TestSampling:
     @pytest.mark.parametrize("cubic", [False, True])
-    def test_interpolation_as_torch_has_it(self, cubic):
+    def test_sample_equals_grid_sample(self, cubic):
         rng = np.random.default_rng(0)
         maps = rng.normal(size=(2, 5, 7, 3)).astype(np.float32)
         points = rng.uniform(-3.0, 9.0, (2, 200, 2)).astype(np.float32)
@@ -328,7 +328,7 @@ class TestSampling:
         expected = torch.nn.functional.max_pool2d(torch.from_numpy(maps), 5, stride=1, padding=2)
         np.testing.assert_array_equal(largest_around(jnp.asarray(maps), 2), expected)
 
-    def test_strongest_of_fewer_than_asked_for(self):
+    def test_strongest_pads_with_zeros(self):
         scores = np.zeros((1, 2, 3), np.float32)
         scores[0, 1, 2], scores[0, 0, 1] = 5.0, 7.0
         values, places = strongest(jnp.asarray(scores), 8)
@@ -339,7 +339,7 @@ class TestSampling:
 @pytest.mark.parametrize(
     ("extractor", "weight_set"), [(AlikedFeatures, "aliked-n16"), (XFeatFeatures, "xfeat")]
 )
-def test_extractors_find_what_was_painted_over(extractor, weight_set, images):
+def test_dense_features_locate_a_painted_patch(extractor, weight_set, images):
     extract = extractor(weights(weight_set))
     intact = images[:1, :96, :128]
     changed = intact.copy()

@@ -145,7 +145,7 @@ def views():
 
 
 @pytest.mark.parametrize("layers", [3, 2])
-def test_lightglue_is_the_original_whole_and_cut(small, views, layers):
+def test_lightglue_equals_the_original(small, views, layers):
     network, params = read_lightglue(tensors_of(small), layers)
     assert (network.width, network.heads, network.layers) == (32, 2, layers)
     small.conf.n_layers = layers
@@ -154,7 +154,7 @@ def test_lightglue_is_the_original_whole_and_cut(small, views, layers):
     assert_same(found, expected, least=5, tolerance=2e-5)
 
 
-def test_padding_and_company_change_nothing(read, views):
+def test_padding_and_batching_do_not_change_pairs(read, views):
     network, params = read
     alone = ours(network, params, views)
     others = [two_views(COUNTS, 16, seed=seed)[1] for seed in (1, 2)]
@@ -168,7 +168,7 @@ def test_padding_and_company_change_nothing(read, views):
     assert (np.asarray(together.index[3]) == -1).all() and not np.asarray(together.scores[3]).any()
 
 
-def test_query_and_reference_may_change_places(read, views):
+def test_pairing_is_symmetric(read, views):
     index, scores = ours(*read, views)
     back, back_scores = ours(*read, views[::-1], COUNTS[::-1])
     (paired,) = np.nonzero(index >= 0)
@@ -208,7 +208,7 @@ def test_lightglue_reads_the_names_of_hugging_face(hugging_face):
     assert_same(found, expected, least=5, tolerance=2e-5)
 
 
-def test_superpoint_is_hugging_faces(hugging_face):
+def test_superpoint_equals_hugging_face(hugging_face):
     count, threshold = 80, 0.033
     network, params = read_superpoint(
         tensors_of(hugging_face), max_keypoints=count, threshold=threshold
@@ -243,7 +243,7 @@ def test_superpoint_is_hugging_faces(hugging_face):
     assert numbers[0] == count and 20 < numbers[1] < count
 
 
-def test_weights_of_something_else_are_refused(small, hugging_face):
+def test_other_tensors_raise(small, hugging_face):
     state = {name: tensor.numpy() for name, tensor in small.state_dict().items()}
     with pytest.raises(InputError, match="7 layers asked for; ask for 1 to 3"):
         read_lightglue(Tensors(state, "x.pth"), 7)
@@ -337,7 +337,7 @@ def test_matches_are_in_pixels_of_both_images(matcher, dots):
         assert (matches.scores > 0.9).all() and (matches.scores <= 1.0).all()
 
 
-def test_images_without_keypoints_match_nothing(matcher, dots):
+def test_images_without_keypoints_have_no_matches(matcher, dots):
     blank = np.zeros((40, 56, 3), np.float32)
     empty, full = matcher.prepare(np.stack([blank, dotted(*dots)]))
     assert [len(found) for found in matcher.match([full], [empty, full])] == [0, 20]
@@ -371,7 +371,7 @@ def test_a_query_is_tried_at_its_turn(matcher, dots):
     assert not matcher.rotation_invariant and len(matches) == 20
 
 
-def test_keypoints_are_found_once(matcher, dots, tmp_path, monkeypatch):
+def test_cached_features(matcher, dots, tmp_path, monkeypatch):
     places, reds = dots
     images = np.stack([dotted(places[:count], reds[:count]) for count in (20, 7, 0)])
     first = cached_features(matcher, images, tmp_path)
@@ -469,7 +469,7 @@ def xfeat_matchers(count, layers):
 @pytest.mark.parametrize(
     ("matchers", "layers"), [(aliked_matchers, 9), (aliked_matchers, 5), (xfeat_matchers, 6)]
 )
-def test_painting_matches_as_with_the_original(photographs, matchers, layers, count):
+def test_painting_matches_equal_the_originals(photographs, matchers, layers, count):
     """Prints CPU seconds; `taskset -c 0 pytest -m slow -s` makes them those of one core."""
     torch.set_num_threads(1)
     images, homography = photographs

@@ -87,7 +87,7 @@ def surface(count: int, seed: int = 0) -> Gaussians:
 
 
 class TestMoments:
-    def test_two_of_one_cell_by_hand(self):
+    def test_two_gaussians_in_one_cell(self):
         """Weights are -log(1 - opacity) times the area of the two longest axes: 0.8 and 0.2."""
         pair = gaussians_of(
             [[0.2, 0.3, 0.4], [0.6, 0.3, 0.8]],
@@ -111,7 +111,7 @@ class TestMoments:
         expected = 1.0 - np.exp(-total / np.prod(largest))
         np.testing.assert_allclose(opacities_of(result), [expected], rtol=1e-5)
 
-    def test_turned_ones(self):
+    def test_rotated_gaussians(self):
         """Moments of many, against their definition."""
         rng = np.random.default_rng(0)
         count = 40
@@ -136,7 +136,7 @@ class TestMoments:
         expected = np.einsum("n,nkc->kc", weights, np.asarray(many.sh, np.float64))
         np.testing.assert_allclose(result.sh[0], expected, atol=1e-6)
 
-    def test_alone_in_its_cell_it_stays_as_it_is(self):
+    def test_single_gaussian_in_a_cell_is_unchanged(self):
         rng = np.random.default_rng(1)
         cells = rng.choice(6**3, 20, replace=False)
         means = np.stack(np.unravel_index(cells, (6, 6, 6)), axis=1) - 3.0
@@ -161,12 +161,12 @@ class TestMoments:
             opacities_of(result)[back], opacities_of(alone)[order], rtol=1e-5
         )
 
-    def test_cells_are_cubes_of_a_grid_on_both_sides_of_the_origin(self):
+    def test_cells_on_both_sides_of_the_origin(self):
         means = [[-0.1, 0.1, 0.1], [0.1, 0.1, 0.1], [0.4, 0.1, 0.1], [0.6, 0.1, 0.1]]
         result = shown(coarse_of(gaussians_of(means, 0.05, 0.5), 0.5))
         np.testing.assert_allclose(np.sort(result.means[:, 0]), [-0.1, 0.25, 0.6], atol=1e-6)
 
-    def test_opacity_grows_with_the_number_and_stays_below_one(self):
+    def test_opacity_increases_with_the_number_below_one(self):
         def opacity(count):
             same = gaussians_of(np.full((count, 3), 0.5), 0.05, 0.3)
             return opacities_of(shown(coarse_of(same, 1.0)))[0]
@@ -176,12 +176,12 @@ class TestMoments:
         assert found[:2] == pytest.approx([0.3, 1.0 - 0.7**2], rel=1e-5)
         assert found[-1] == pytest.approx(0.99)
 
-    def test_faint_ones_count_nothing(self):
+    def test_faint_gaussians_are_ignored(self):
         means = [[0.2, 0.2, 0.2], [0.8, 0.8, 0.8], [3.5, 3.5, 3.5]]
         result = shown(coarse_of(gaussians_of(means, 0.05, [0.5, 0.005, 0.005]), 1.0))
         np.testing.assert_allclose(result.means, means[:1], atol=1e-6)
 
-    def test_one_wider_than_two_cells_stays_apart_as_it_is(self):
+    def test_gaussian_wider_than_two_cells_is_not_merged(self):
         means = [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0.4, 0.5, 0.5]]
         scales = [[5.0, 0.1, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.1]]
         result = shown(coarse_of(gaussians_of(means, scales, [0.7, 0.5, 0.5]), 1.0))
@@ -191,11 +191,11 @@ class TestMoments:
         assert opacities_of(result)[wide] == pytest.approx(0.7, rel=1e-5)
         assert widths[1 - wide] < 0.2
 
-    def test_a_scene_that_cannot_be_seen_is_an_error(self):
+    def test_invisible_scene_raises(self):
         with pytest.raises(InputError, match="none of its 64 Gaussians"):
             coarse_of(gaussians_of([[0.5, 0.5, 0.5]], 0.1, 0.005), 1.0)
 
-    def test_flat_ones_keep_a_thickness(self):
+    def test_merged_gaussians_have_a_minimum_thickness(self):
         """Or needles without width would come of Gaussians in a row."""
         row = np.column_stack([np.linspace(0.1, 0.9, 9), np.full((9, 2), 0.5)])
         result = shown(coarse_of(gaussians_of(row, 1e-9, 0.5), 1.0))
@@ -215,7 +215,7 @@ class TestSize:
         assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {np.dtype(np.float32)}
         assert len(shown(result)) == cells
 
-    def test_what_fills_up_cannot_be_seen(self):
+    def test_padding_is_invisible(self):
         result = merged(surface(3000), 0.2)
         count = len(shown(result))
         assert 0 < count < 1000
@@ -226,7 +226,7 @@ class TestSize:
 
 
 class TestResemblance:
-    def test_a_small_picture_of_it_looks_like_one_of_all(self):
+    def test_small_render_resembles_that_of_the_full_scene(self):
         everything = surface(3000)
         background = jnp.ones(3)
         draw = jax.jit(

@@ -26,7 +26,9 @@ from igspad_jax.train.losses import photometric_loss
 from igspad_jax.train.relocation import split_opacity
 
 WIDTH, HEIGHT = 60, 44  # neither is a multiple of the tile
-SLOTS = 12288  # the rung that `Capacity` climbs to in test_capacity_grows_until_all_is_there
+SLOTS = (
+    12288  # the rung that `Capacity` climbs to in test_capacity_grows_until_the_render_is_complete
+)
 SH_DEGREE = 3
 
 K = np.array([[70.0, 0.0, 29.0], [0.0, 66.0, 23.0], [0.0, 0.0, 1.0]])
@@ -209,7 +211,7 @@ class TestAgainstBruteForce:
             result = assert_agree(scene, viewmat=np.eye(4), K=focal)
             assert int(result.pairs) > len(corners)
 
-    def test_extremes_never_give_nan(self):
+    def test_extreme_parameters_stay_finite(self):
         for seed in range(40):
             rng = np.random.default_rng(seed)
             near = 0.01 * np.exp(rng.uniform(-1.0, 4.0, COUNT))
@@ -314,7 +316,7 @@ class TestGradient:
 
 
 class TestCapacity:
-    def test_capacity_grows_until_all_is_there(self):
+    def test_capacity_grows_until_the_render_is_complete(self):
         scene = random_scene(log_scales=(1.0, 4.0))
         scene = scene.replace(opacity_logits=f32(np.full(COUNT, -4.0)))  # the last ones still show
         small = jax.jit(
@@ -361,11 +363,11 @@ class TestCapacity:
         for slots in (1, 4096, 10**6, 10**8):
             assert slots <= Capacity(slots).slots <= max(4096, 1.25 * slots)
 
-    def test_beyond_the_limit(self):
+    def test_request_beyond_the_limit_raises(self):
         with pytest.raises(CapacityError, match="grown out of bounds"):
             Capacity().run(lambda slots: slots, lambda slots: Capacity.LIMIT + 1)
 
-    def test_a_wrapped_count_is_still_an_overflow(self):
+    def test_wrapped_pair_count_is_an_overflow(self):
         count, side = 60_000, 8192
         pairs = jax.jit(functools.partial(tile_lists, width=side, height=side, capacity=8))(
             jnp.full((count, 2), 0.5 * side),
@@ -379,7 +381,7 @@ class TestCapacity:
 
 
 class TestTileLists:
-    def test_no_pair_that_matters_is_dropped(self):
+    def test_lists_hold_every_visible_pair(self):
         """Needles at any angle: every pixel above the cut finds its splat in its tile's list."""
         width, height, count, capacity = 60, 44, 300, 2**14
         rows, columns = grid_shape(width, height)
@@ -489,7 +491,7 @@ class TestPrecision:
             pytest.param(camera_centre, (jnp.eye(4),), id="camera_centre"),
         ],
     )
-    def test_all_products_are_exact(self, function, arguments):
+    def test_products_have_highest_precision(self, function, arguments):
         assert_products_are_exact(function, *arguments)
 
 
@@ -500,7 +502,7 @@ class TestProjection:
         scene = random_scene(6)
         return scene.replace(means=2.0 * scene.means)  # some behind, some out of the view
 
-    def test_textbook(self):
+    def test_equals_the_textbook_projection(self):
         scene, viewmat = self.scene(), VIEWMAT.astype(np.float32).astype(np.float64)
         splats = Compiled.project(scene, f32(viewmat), f32(self.centred))
         means2d, cov, p = textbook(scene, viewmat, self.centred)

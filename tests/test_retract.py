@@ -33,13 +33,13 @@ class TestRetract:
         degrees, _ = pose_errors(result, POSE, self.OBJECT)
         assert degrees == pytest.approx(np.degrees(np.linalg.norm(turn)), abs=1e-3)
 
-    def test_about_the_camera_it_is_the_exponential(self):
+    def test_camera_pivot_is_the_exponential(self):
         result = moved(POSE, self.TAU, centre=self.OBJECT, pivot="camera")
         expected = np.asarray(se3_exp(jnp.asarray(self.TAU, jnp.float32))) @ POSE
         np.testing.assert_allclose(result, expected, atol=1e-5)
 
     @pytest.mark.parametrize("pivot", ["object", "camera"])
-    def test_zero_changes_nothing_and_any_twist_is_rigid(self, pivot):
+    def test_zero_is_the_identity_and_any_twist_is_rigid(self, pivot):
         np.testing.assert_allclose(moved(POSE, np.zeros(6), pivot=pivot), POSE, atol=1e-6)
         assert is_rigid(moved(POSE, self.TAU, centre=self.OBJECT, pivot=pivot))
 
@@ -76,7 +76,7 @@ class TestRetract:
             jacobian[:, 3:], -np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]), atol=1e-5
         )
 
-    def test_orthonormalised_takes_the_rounding_out(self):
+    def test_orthonormalised_removes_rounding(self):
         worn = POSE.copy()
         worn[:3, :3] += np.random.default_rng(0).normal(scale=1e-3, size=(3, 3))
         mended = np.asarray(orthonormalised(jnp.asarray(worn, jnp.float32)))

@@ -65,7 +65,7 @@ class TestSolvers:
         result[:, SIZE // 2 :] = model.renders(near)[:, SIZE // 2 :]
         return result
 
-    def test_levels_see_what_matches(self, model, painted, images, near, true_poses):
+    def test_levels_ignore_unmatched_pixels(self, model, painted, images, near, true_poses):
         starts = near[:, None]
         given = {"sampling": True, "match_points": intact_points}
         sampled = by_levels(model, painted, starts, TWICE, **given)
@@ -79,7 +79,7 @@ class TestSolvers:
         assert np.all((sampled.sampled[:, -1] > 0.4) & (sampled.sampled[:, -1] < 0.5))
         np.testing.assert_array_equal(unsampled.sampled, np.ones((3, 2)))
 
-    def test_levels_match_renders_of_the_poses_reached(self, model, images, starts):
+    def test_levels_match_renders_at_the_current_poses(self, model, images, starts):
         seen = []
 
         def match_points(image, render):
@@ -95,7 +95,7 @@ class TestSolvers:
         assert np.abs(renders - model.renders(found.viewmats)).mean() < 1e-5
         assert np.abs(renders - model.renders(starts[:, 0])).mean() > 1e-2
 
-    def test_a_descent_sees_what_matches(self, model, painted, images, near, true_poses):
+    def test_descent_ignores_unmatched_pixels(self, model, painted, images, near, true_poses):
         starts = near[:, None]
         sampled = by_descent(model, painted, starts, match_points=intact_points)
         unsampled = by_descent(model, painted, starts)
@@ -107,7 +107,7 @@ class TestSolvers:
         np.testing.assert_array_equal(sampled.viewmats, clean.viewmats)
         assert np.all((sampled.sampled > 0.4) & (sampled.sampled < 0.5))
 
-    def test_a_descent_matches_anew_on_schedule(self, model, images, near):
+    def test_descent_matches_again_on_schedule(self, model, images, near):
         seen, done = [], []
 
         def match_points(image, render):

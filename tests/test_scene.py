@@ -352,7 +352,7 @@ def carved(ball_views):
 
 
 class TestInitialise:
-    def test_lands_on_the_ball(self, ball_views, carved):
+    def test_points_lie_on_the_ball(self, ball_views, carved):
         gaussians, origin = carved
         assert origin == "500 points on the visual hull of 16 silhouettes"
         assert gaussians.means.shape == (500, 3)
@@ -394,7 +394,7 @@ class TestInitialise:
         _, origin = start(ball_views, images=images)
         assert "no common volume" in origin
 
-    def test_highlights_inside_the_object_stay_object(self, ball_views):
+    def test_highlights_inside_the_object_belong_to_it(self, ball_views):
         images = ball_views.images.copy()
         images[:, 15:17, 15:17] = 1.0
         before = silhouettes(ball_views.images, ball_views.background)

@@ -226,7 +226,7 @@ class TestSplatTangents:
         assert relative_error(single.conics[seen], exact.conics[seen]).max() < float32
         assert np.abs(single.colours[seen] - by_rho).max() < 1e-5 * np.abs(by_rho).max()
 
-    def test_far_outside_is_held_in_all_ways(self):
+    def test_offsets_far_outside_are_clamped(self):
         p = np.asarray(far_outside().means) @ VIEWMAT[:3, :3].T + VIEWMAT[:3, 3]
         low, high = -K[:2, 2] / np.diag(K)[:2], ([WIDTH, HEIGHT] - K[:2, 2]) / np.diag(K)[:2]
         held = np.abs(p[:, :2] / p[:, 2:] - 0.5 * (low + high)) > 1.3 * 0.5 * (high - low)
@@ -234,7 +234,7 @@ class TestSplatTangents:
             for y in (False, True):
                 assert np.sum((held == [x, y]).all(axis=1)) > 5
 
-    def test_one_colour_from_everywhere_does_not_change(self):
+    def test_degree_zero_colours_do_not_change(self):
         _, full, plain = Compiled.tangents(*given(random_scene(), VIEWMAT, np.float32))
         assert plain.colours.shape == full.colours.shape
         assert not np.any(plain.colours)
@@ -248,7 +248,7 @@ class TestSplatTangents:
         assert relative_error(wide.conics, thin.conics).max() > 0.1
         np.testing.assert_array_equal(wide.means2d, thin.means2d)
 
-    def test_what_is_not_visible_is_still_finite(self):
+    def test_invisible_splats_have_finite_tangents(self):
         p = np.random.default_rng(1).normal(size=(COUNT, 3)) * [1.0, 1.0, 0.02]
         p[:3] = 0.0  # at the camera's centre
         scene = random_scene(log_scales=(-100.0, 90.0)).replace(means=placed(p))
@@ -315,7 +315,7 @@ class TestJacobian:
         got = jacobian_of(scene)
         assert_agrees(got, scene, colour=3e-4, jacobian=jacobian)
 
-    def test_tiles_without_splats_do_not_move(self):
+    def test_jacobian_is_zero_in_empty_tiles(self):
         got = jacobian_of(in_the_corner())
         row, column = (HEIGHT - 1) // TILE * TILE, (WIDTH - 1) // TILE * TILE
         outside = np.ones((HEIGHT, WIDTH), bool)
@@ -324,7 +324,7 @@ class TestJacobian:
         np.testing.assert_array_equal(np.asarray(got.jacobian)[outside], 0.0)
         np.testing.assert_array_equal(np.asarray(got.alpha)[outside], 0.0)
 
-    def test_nothing_to_be_seen(self):
+    def test_jacobian_of_an_empty_render_is_zero(self):
         scene = random_scene()
         behind = scene.replace(means=placed(np.asarray(scene.means) - [0.0, 0.0, 3.0]))
         nothing = [
@@ -338,7 +338,7 @@ class TestJacobian:
                 got.colour, np.broadcast_to(f32(BACKGROUND), got.colour.shape)
             )
 
-    def test_nested_batches_are_one_by_one(self):
+    def test_nested_vmap_equals_single_renders(self):
         scenes = (random_scene(0), random_scene(1))
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *scenes)
         batch = Compiled.batch(*arguments(stacked, VIEWMATS[:2]), f32(NEAR), f32(BLUR))
@@ -354,7 +354,7 @@ class TestJacobian:
                     got.jacobian, expected.jacobian, atol=1e-5 * largest, rtol=0
                 )
 
-    def test_slots_that_are_missing_are_asked_for(self):
+    def test_missing_slots_are_reported(self):
         scene = random_scene(log_scales=(1.0, 2.0))
         scene = scene.replace(opacity_logits=f32(np.full(COUNT, -3.0)))
         asked = int(jacobian_of(scene).pairs)
@@ -387,7 +387,7 @@ class TestJacobian:
         alphas = faintest(splats, WIDTH, HEIGHT)[np.asarray(splats.opacities) > 0.0]
         assert len(alphas) == COUNT // 2 and alphas.min() > 1.2 * ALPHA_CUT
 
-    def test_all_products_are_exact(self):
+    def test_products_have_highest_precision(self):
         assert_products_are_exact(linear, *arguments(random_scene()), NEAR, BLUR)
 
 
@@ -409,7 +409,7 @@ class TestGradientModes:
         return np.einsum("hwc,nhwcj->nj", WEIGHTS, exact)
 
     @pytest.mark.parametrize("scene", [random_scene, opaque])
-    def test_all_but_the_papers_are_the_whole_gradient(self, scene):
+    def test_analytic_gradient_equals_autodiff(self, scene):
         scene = scene()
         found = self.gradients(scene)
         expected = self.expected(scene)
@@ -419,7 +419,7 @@ class TestGradientModes:
         both = [found[mode][2] / scale for mode in ("autodiff", "analytic")]
         np.testing.assert_allclose(*both, atol=2e-5)
 
-    def test_the_render_is_the_one_of_the_jacobian(self):
+    def test_render_equals_that_of_the_jacobian(self):
         scene = random_scene()
         found = self.gradients(scene)
         for i, viewmat in enumerate(VIEWMATS):
@@ -449,7 +449,7 @@ class TestGradientModes:
             largest = np.abs(gradients[mode][0]).max()
             np.testing.assert_allclose(gradients[mode][0], slopes, atol=5e-3 * largest)
 
-    def test_the_papers_leaves_out_covariance_and_colour_of_translations(self):
+    def test_paper_gradient_omits_covariance_and_colour_of_translations(self):
         scene = random_scene(log_scales=(-2.5, -1.5))
         found = self.gradients(scene)
         full, paper = found["analytic"][2], found["paper"][2]
@@ -460,7 +460,7 @@ class TestGradientModes:
         # And that is a part of them that counts.
         assert np.all(np.abs(paper - full).max(axis=1) > 0.01 * scale[:, 0])
 
-    def test_the_papers_is_exact_where_nothing_is_left_out(self):
+    def test_paper_gradient_is_exact_for_points(self):
         """Points have the image's blur for a covariance, and here one colour from everywhere."""
         points = random_scene(log_scales=(-90.0, -80.0))
         found = self.gradients(points.replace(sh=points.sh.at[:, 1:].set(0.0)))

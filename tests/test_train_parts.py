@@ -102,7 +102,7 @@ class TestRelocation:
     opacities = np.array([0.006, 0.05, 0.3, 0.7, 0.95, 0.999])
 
     @pytest.mark.parametrize("copies", [1, 2, 3, 7, 16])
-    def test_copies_look_like_the_original(self, copies):
+    def test_copies_preserve_opacity_and_coverage(self, copies):
         each, factor = split(
             jnp.asarray(self.opacities, jnp.float32), jnp.full(len(self.opacities), float(copies))
         )
@@ -116,7 +116,7 @@ class TestRelocation:
         if copies == 1:
             np.testing.assert_allclose(factor, 1.0, rtol=1e-5)
 
-    def test_dead_move_onto_live(self):
+    def test_dead_gaussians_move_onto_live_ones(self):
         rng = np.random.default_rng(1)
         opacities = np.where(rng.random(64) < 0.4, 1e-4, rng.uniform(0.3, 0.99, 64))
         before, dead = with_opacities(opacities), opacities < 0.005
@@ -143,7 +143,7 @@ class TestRelocation:
             assert changed[i] == (len(copies) > 1)
             assert 1.0 - np.prod(1.0 - copies) == pytest.approx(opacities[i], rel=1e-3)
 
-    def test_opaque_ones_are_copied_more(self):
+    def test_copies_are_proportional_to_opacity(self):
         opacities = np.full(2002, 1e-4)
         opacities[:2] = [0.2, 0.8]
         after, _ = relocated(with_opacities(opacities), jax.random.key(1))
@@ -153,7 +153,7 @@ class TestRelocation:
             assert np.isfinite(leaf).all()
 
     @pytest.mark.parametrize("opacity", [1e-4, 0.5], ids=["all dead", "all alive"])
-    def test_nothing_to_do(self, opacity):
+    def test_unchanged_when_all_are_dead_or_alive(self, opacity):
         before = with_opacities(np.full(64, opacity))
         after, changed = relocated(before, jax.random.key(0))
         assert not np.asarray(changed).any()
@@ -187,7 +187,7 @@ class TestOptimiser:
             moved.append(fields(updates))
         return moved
 
-    def test_degrees_open_one_after_another(self):
+    def test_sh_degrees_open_on_schedule(self):
         for step, moved in enumerate(self.moves(8)):
             for degree in range(3):
                 part = moved["sh"][:, degree**2 : (degree + 1) ** 2]
@@ -209,7 +209,7 @@ class TestOptimiser:
         np.testing.assert_allclose(moved[50]["means"], -2e-4, rtol=1e-3)
         np.testing.assert_allclose(moved[100]["means"], -2e-5, rtol=1e-3)
 
-    def test_forget_clears_only_the_given_rows(self):
+    def test_forget_clears_the_given_rows_only(self):
         optimiser = optimiser_of(TrainConfig(sh_degree=1), radius=1.0)
         gaussians = random_gaussians(5)
         state = jax.jit(optimiser.update)(gaussians, optimiser.init(gaussians))[1]
@@ -274,10 +274,10 @@ class TestCheckpoints:
             assert got.dtype == leaf.dtype
             np.testing.assert_array_equal(got, leaf)
 
-    def test_none(self, tmp_path):
+    def test_empty_folder_restores_nothing(self, tmp_path):
         assert self.restored(tmp_path / "new") is None
 
-    def test_exact_and_few(self, tmp_path, warnings):
+    def test_restores_the_newest_and_keeps_two(self, tmp_path, warnings):
         self.saved(tmp_path, [10, 20, 30])
         self.assert_is(self.restored(tmp_path), 30)
         assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["20", "30"]
@@ -415,7 +415,7 @@ class TestTraining:
             np.testing.assert_allclose(value, mean, rtol=1e-4, atol=1e-6 * np.abs(mean).max())
             assert np.abs(one[name] - other[name]).max() > 0.1 * np.abs(mean).max()
 
-    def test_divergence_is_noticed(self, ball_views):
+    def test_divergence_raises(self, ball_views):
         broken = dataclasses.replace(ball_views, images=np.full_like(ball_views.images, np.nan))
         with pytest.raises(FloatingPointError, match="at step 50"):
             self.run(broken, self.start(ball_views))
