@@ -13,7 +13,7 @@ from igspad_jax.cameras import hat, se3_exp
 
 Pivot = Literal["object", "camera"]
 
-# Some GPUs multiply float32 matrices in reduced precision unless told otherwise.
+# By default some GPUs multiply float32 matrices in reduced precision.
 _exact = functools.partial(jnp.matmul, precision="highest")
 
 

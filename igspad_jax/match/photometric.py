@@ -69,10 +69,10 @@ def find_frames(image: np.ndarray) -> Frames:
     height, width = image.shape[:2]
     border = _border(image)
     background = border_colour(image)
-    spread = np.abs(border - background).max(axis=1)
+    deviation = np.abs(border - background).max(axis=1)
     # Up to 30 % of the border may be the object's.
-    plain = np.quantile(spread, 0.7) < 0.05
-    threshold = 0.05 + 3.0 * np.median(spread)
+    plain = np.quantile(deviation, 0.7) < 0.05
+    threshold = 0.05 + 3.0 * np.median(deviation)
     y, x = np.nonzero(np.abs(image - background).max(axis=2) > threshold)
     middle, half = np.array([width / 2, height / 2]), min(width, height) / 2
     fixed = Frame(middle, 0.85 * half, background)

@@ -98,9 +98,9 @@ def prepare_views(
     frames = [find_frames(image) for image in images]
     boxes = [f.box for f in frames]
     coarse = []
-    for chosen in ([f.centroid for f in frames], [f.fixed for f in frames]):
-        pairs = zip(images, chosen, strict=True)
-        coarse.append((np.stack([thumbnails(i, f, np.zeros(1))[0] for i, f in pairs]), chosen))
+    for centred in ([f.centroid for f in frames], [f.fixed for f in frames]):
+        pairs = zip(images, centred, strict=True)
+        coarse.append((np.stack([thumbnails(i, f, np.zeros(1))[0] for i, f in pairs]), centred))
     pictures = [shrink(image, box) for image, box in zip(images, boxes, strict=True)]
     return TrainingViews(viewmats, K, centre, images.shape[1:3], pictures, boxes, coarse)
 
@@ -131,7 +131,7 @@ def retrieve(query: np.ndarray, views: TrainingViews, count: int = 12) -> list[C
 
 
 def view_angles(query: np.ndarray, views: TrainingViews) -> np.ndarray:
-    """At which turn every training view looks most like the query.
+    """Return the turn at which every training view looks most like the query.
 
     Args:
         query: [H, W, 3] in [0, 1], of the training images' size.
@@ -139,7 +139,7 @@ def view_angles(query: np.ndarray, views: TrainingViews) -> np.ndarray:
 
     Returns:
         [n] angles in radians (from x towards y), multiples of 15 degrees, by which the views are
-        turned in the query; of a view that shows another side they mean little.
+        turned in the query; not meaningful for a view of another side.
     """
     least = np.minimum(*(distances for _, _, distances in _compared(query, views)))
     return _ANGLES[least.argmin(axis=0)]
@@ -181,7 +181,7 @@ def refine(query: np.ndarray, views: TrainingViews, candidates: list[Candidate])
         onto, value = align(thumbnail, picture, background, onto, _STEPS)
         from_image = compose(box.to_image(), compose(invert(onto), to_picture))
         aligned = Candidate(candidate.view, from_image, 1.0 - value / CAP)
-        kept = best.get(candidate.view)
-        if kept is None or aligned.agreement > kept.agreement:
+        previous = best.get(candidate.view)
+        if previous is None or aligned.agreement > previous.agreement:
             best[candidate.view] = aligned
     return sorted(best.values(), key=lambda c: -c.agreement)

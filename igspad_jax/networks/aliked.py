@@ -44,7 +44,7 @@ class Aliked(nn.Module):
         max_keypoints: rows of the result.
         threshold: least score of a keypoint, at least 0.
         side: the longer side, in pixels, to which images are resized before, up or down; None
-            leaves them. The original makes it 1024 unless told otherwise.
+            leaves them. The original's default is 1024.
     """
 
     channels: tuple[int, ...]

@@ -66,10 +66,10 @@ def read_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
             tensors = _read_legacy(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; give a checkpoint's file or folder") from error
-    except Exception as error:  # a damaged pickle fails in any way there is
+    except Exception as error:  # a damaged pickle can raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"{path}: cannot be read as a checkpoint ({reason}); fetch it again, or write it anew "
+            f"{path}: cannot be read as a checkpoint ({reason}); fetch it again, or save it again "
             "as .safetensors or with torch.save(model.state_dict(), file)"
         ) from error
     return {name: _widened(tensor) for name, tensor in tensors.items()}
@@ -115,7 +115,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """What a pickle says of a tensor; offset and strides count elements."""
+    """A tensor as a pickle describes it; offset and strides count elements."""
 
     storage: _Storage
     offset: int
@@ -203,7 +203,7 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_legacy(path: Path) -> dict[str, np.ndarray]:
-    """The format before: five pickles, then the storages in the order that the last one tells."""
+    """The format before: five pickles, then the storages in the order that the last one lists."""
 
     with path.open("rb") as file:
         if _Unpickler(file).load() != _LEGACY_MAGIC:

@@ -1,4 +1,4 @@
-"""What the feature networks share: layers, loops over blocks, and how parameters are kept."""
+"""What the feature networks share: layers, loops over blocks, and the dtypes of parameters."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def pad_points(
 ) -> Points:
     """Makes keypoints ready for `LightGlue`.
 
-    Only differences of positions enter the network, so it is all one where pixel centres lie.
+    Only differences of positions enter the network, so any convention for pixel centres will do.
 
     Args:
         points: [k, 2] x, y in pixels.
@@ -150,7 +150,7 @@ class _Between(nn.Module):
         project, update = nn.Dense(2 * x0.shape[-1], name="qk_v"), _Update(name="update")
         qk0, v0 = _heads(project(x0), 2, self.heads)
         qk1, v1 = _heads(project(x1), 2, self.heads)
-        # Logits are made anew for the other way: on a processor, faster than to read them again.
+        # Logits are computed again for the other way: on a CPU, faster than reading them back.
         return (
             update(x0, _attend(qk0, qk1, v1, valid1)),
             update(x1, _attend(qk1, qk0, v0, valid0)),
@@ -266,9 +266,9 @@ def read_lightglue(tensors: Tensors, layers: int | None = None) -> tuple[LightGl
     depth = 1
     while f"{names['assignments']}.{depth}.matchability.weight" in tensors:
         depth += 1
-    kept = depth if layers is None else layers
-    if not 1 <= kept <= depth:
-        raise InputError(f"LightGlue: {kept} layers asked for; ask for 1 to {depth}")
+    used = depth if layers is None else layers
+    if not 1 <= used <= depth:
+        raise InputError(f"LightGlue: {used} layers asked for; ask for 1 to {depth}")
 
     read = _hugging_face_attention if hugging_face else _original_attention
     blocks, assignments = [], []
@@ -288,10 +288,10 @@ def read_lightglue(tensors: Tensors, layers: int | None = None) -> tuple[LightGl
         descriptor = len(params["input"]["kernel"])
     tensors.finish()
 
-    params["layers"] = jax.tree.map(lambda *leaves: np.stack(leaves), *blocks[:kept])
-    params["assignment"] = assignments[kept - 1]
+    params["layers"] = jax.tree.map(lambda *leaves: np.stack(leaves), *blocks[:used])
+    params["assignment"] = assignments[used - 1]
     heads = width // (2 * params["positions"]["kernel"].shape[1])
-    network = LightGlue(width, heads, kept)
+    network = LightGlue(width, heads, used)
     points = pad_points(np.zeros((1, 2)), np.zeros((1, descriptor)), (1, 1), 1)
     expected = jax.eval_shape(network.init, jax.random.key(0), points, points)["params"]
     check_shapes(params, expected, "LightGlue")

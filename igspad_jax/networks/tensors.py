@@ -107,7 +107,7 @@ class Tensors:
         if troubles:
             raise InputError(
                 f"{self.source}: not the tensors of this network; {'; '.join(troubles)}; "
-                "give the weights of the network that was chosen"
+                "give the weights of the selected network"
             )
 
 
@@ -142,5 +142,5 @@ def check_shapes(params: Params, expected: Params, source: str) -> None:
     ]:
         raise InputError(
             f"{source}: tensors of another size than the network's: {', '.join(wrong[:_LISTED])}; "
-            "give the weights of the network that was chosen"
+            "give the weights of the selected network"
         )

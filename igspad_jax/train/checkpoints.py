@@ -1,6 +1,6 @@
 """Checkpoints that survive a kill: saved by orbax, read back from the newest that is whole.
 
-They hold NumPy arrays, and so nothing of the devices; only process 0 touches them.
+They hold NumPy arrays, independent of the devices; only process 0 reads and writes them.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ class Checkpoints:
         if steps:
             raise InputError(
                 f"{self.folder}: none of the checkpoints {', '.join(map(str, steps))} can be read; "
-                "delete the folder to train afresh"
+                "delete the folder to train from the start"
             )
         return None
 
     @on_first
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Release the folder."""
         self._manager.close()

@@ -1,6 +1,6 @@
 """Tiles of a batch in groups of equal work, and their splats a chunk at a time.
 
-Tiles are sorted by the length of their lists and worked off in groups of `GROUP`, so that the
+Tiles are sorted by the length of their lists and processed in groups of `GROUP`, so that the
 tiles of a group end at about the same time. A group walks its lists `CHUNK` splats at a time; all
 arrays keep the pixels on the minor axis, which is what CPUs vectorise.
 """

@@ -2,7 +2,7 @@
 
 A warpgroup has a tile of 16 x 16 pixels, two to a thread. Its list begins at a chunk of its own, so
 that a chunk is one copy into shared memory and no tile writes to another's rows. Two slots take
-turns: while one is worked off the next chunk lands in the other.
+turns: while one is processed the next chunk is copied to the other.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def chunk_table(rows: jax.Array, chunks: Chunks) -> jax.Array:
 def frame() -> np.ndarray:
     """[4, PIXELS] x and y of a tile's pixels about its centre, ones, zeros.
 
-    Operands, as the kernels' constants must come out of memory to be spread over the threads.
+    Operands, as the kernels' constants must come out of memory to be distributed over the threads.
     """
     along = np.arange(SIDE, dtype=np.float32) + (0.5 - 0.5 * SIDE)
     x, y = np.tile(along, SIDE), np.repeat(along, SIDE)
