@@ -8,7 +8,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from igspad_jax.pipeline.settings import DataConfig, EvaluateConfig, Settings, config_from
-from igspad_jax.train.trainer import TrainConfig
+from igspad_jax.train import TrainConfig
 
 
 def get_config() -> ConfigDict:

@@ -10,7 +10,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from igspad_jax.pipeline.settings import Settings, config_from
-from igspad_jax.train.trainer import TrainConfig
+from igspad_jax.train import TrainConfig
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from igspad_jax.pipeline.settings import EvaluateConfig, Settings, config_from
-from igspad_jax.train.trainer import TrainConfig
+from igspad_jax.train import TrainConfig
 
 
 def get_config() -> ConfigDict:
@@ -18,7 +18,6 @@ def get_config() -> ConfigDict:
         count=8000,
         sh_degree=1,
         sh_every=500,
-        held_out=6,
         evaluate_every=200,
         checkpoint_every=1000,
     )

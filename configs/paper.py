@@ -15,9 +15,11 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from igspad_jax.detect import DetectConfig
 from igspad_jax.invert import AdamConfig, InvertConfig
-from igspad_jax.pipeline.settings import DetectConfig, MatchConfig, Settings, config_from
-from igspad_jax.train.trainer import TrainConfig
+from igspad_jax.match import MatchConfig
+from igspad_jax.pipeline.settings import Settings, config_from
+from igspad_jax.train import TrainConfig
 
 
 def get_config() -> ConfigDict:
@@ -29,5 +31,7 @@ def get_config() -> ConfigDict:
     invert = InvertConfig(
         solver="adam", sampling=True, adam=AdamConfig(pivot="camera", gradient="paper")
     )
-    detect = DetectConfig(features="sam-vit-base", expectation=0.0)
+    detect = DetectConfig(
+        features="sam-vit-base", pool=0.025, expected_strength=0.0, normalise=0.0
+    )
     return config_from(Settings(train=train, match=match, invert=invert, detect=detect))

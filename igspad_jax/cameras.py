@@ -60,6 +60,12 @@ def camera_centre(viewmat: jax.Array) -> jax.Array:
     return -jnp.einsum("...ji,...j->...i", W, t, precision="highest")
 
 
+def view_directions(viewmats: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """[..., 3] unit vectors from a point [3] towards the cameras with [..., 4, 4] viewmats."""
+    offsets = np.linalg.inv(viewmats)[..., :3, 3] - centre
+    return offsets / np.linalg.norm(offsets, axis=-1, keepdims=True)
+
+
 def look_at(eye: np.ndarray, target: np.ndarray, up: np.ndarray, roll: float = 0.0) -> np.ndarray:
     """[4, 4] viewmat of a camera at `eye` that looks at `target`, rolled by `roll` radians.
 

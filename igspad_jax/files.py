@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -51,8 +53,24 @@ def write_whole(path: Path | str, write: Callable[[IO[bytes]], Any]) -> Path:
     return path
 
 
+def sha256(*paths: Path) -> str:
+    """The SHA-256 of the contents of files, one after the other, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def digest_of(content: Any) -> str:
+    """A short hash of what `write_json` would write of some content."""
+    text = json.dumps(_plain(content), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def write_json(path: Path | str, content: Any) -> Path:
-    """Writes JSON in one step; NumPy values as JSON's own, what is not finite as null."""
+    """Writes JSON in one step; NumPy and dataclasses as JSON's own, what is not finite as null."""
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return write_whole(path, lambda file: file.write(text.encode()))
 
@@ -76,6 +94,8 @@ def read_json(path: Path | str, remedy: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):

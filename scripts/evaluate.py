@@ -1,8 +1,9 @@
-"""Measures the anomaly maps, image scores and poses of a run, and prints the tables.
+"""Inspects the test images of each category, measures what is labelled, and prints the tables.
 
     python scripts/evaluate.py --data=data/toy --run=runs/toy --config=configs/demo.py
 
-Leaves metrics.json in the run folder; docs/metrics.md describes its keys.
+Leaves inspections.json (verdicts, scores, poses, regions), the anomaly maps and metrics.json in the
+run folder; docs/metrics.md describes the keys of the last.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from igspad_jax.pipeline.summary import print_tables
 
 
 def main() -> None:
-    """Evaluates every category."""
-    settings, overwrite = command.settings(), command.overwrite()
+    """Evaluate every category."""
+    settings = command.settings()
 
     def work(category: Category, folder: RunFolder) -> None:
-        evaluate_category(category, settings, folder, overwrite=overwrite)
+        evaluate_category(category, settings, folder)
 
     finished, failed = command.each_category(work)
     if finished:

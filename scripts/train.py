@@ -1,9 +1,9 @@
-"""Trains the scene of the normal object of each category.
+"""Fits the normal object of each category.
 
     python scripts/train.py --data=data/toy --run=runs/toy --config=configs/demo.py
 
-Leaves scene.ply (opens in viewers of 3D Gaussian Splatting), train.json and checkpoints in the run
-folder. A training that was killed goes on where its last checkpoint left it.
+Leaves the object (its scene.ply opens in viewers of 3D Gaussian Splatting), training.json and
+checkpoints in the run folder. A training that was killed goes on where its last checkpoint left it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from igspad_jax.pipeline.training import train_category
 
 
 def main() -> None:
-    """Trains every category."""
+    """Train every category."""
     settings, files, overwrite = command.settings(), command.given_files(), command.overwrite()
 
     def work(category: Category, folder: RunFolder) -> None:
         train_category(category, settings, folder, overwrite=overwrite, **files)
-        print(folder.scene)
+        print(folder.object)
 
     command.report_failed(command.each_category(work)[1])
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from absl import logging
+from scipy.cluster.vq import kmeans2
 
 from igspad_jax.cameras import scale_intrinsics
 from igspad_jax.data.images import WHITE, load_image, load_mask, resized_shape
-from igspad_jax.errors import InputError
 
-T = TypeVar("T")
+GOOD, UNLABELLED = "good", "unlabelled"  # kinds that are no defects
+_BLOCK = 3  # views of a block
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,9 @@ class TestImage:
 
     Attributes:
         name: unique in its category, for example "Burrs/3".
-        kind: "good", or the kind of defect.
+        kind: "good", the kind of defect, or "unlabelled" where it is not known.
         path: the image file.
-        mask_path: the region of the defect; None where kind is "good".
+        mask_path: the region of the defect; None where kind is "good" or "unlabelled".
         viewmat: [4, 4] float64 true pose, None where unknown.
         clean_path: the same view without the defect, None where there is none.
     """
@@ -56,9 +56,14 @@ class TestImage:
     clean_path: Path | None
 
     @property
+    def labelled(self) -> bool:
+        """Whether it is known if the image shows a defect."""
+        return self.kind != UNLABELLED
+
+    @property
     def defective(self) -> bool:
-        """Whether the image shows a defect."""
-        return self.kind != "good"
+        """Whether the image is known to show a defect."""
+        return self.labelled and self.kind != GOOD
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +77,7 @@ class Category:
         width: width of the files in pixels.
         height: height of the files in pixels.
         train: normal views in file order, numbers sorted as numbers.
-        test: images to inspect, "good" first, then the kinds by name.
+        test: images to inspect, "good" first, then the kinds by name, then the unlabelled ones.
     """
 
     name: str
@@ -181,20 +186,31 @@ def load_test(
     return LoadedTest(pixels, mask, clean)
 
 
-def split_held_out(items: Sequence[T], number: int) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """Splits off `number` items, evenly spread over the sequence and the same at every call.
+def hold_out_blocks(viewmats: np.ndarray, share: float) -> np.ndarray:
+    """Choose views to hold out: blocks of neighbouring viewing directions, from all sides.
+
+    Single views would not do: with its neighbours in the scene, a view is easier to explain than
+    an image from anywhere. The directions are split into regions (k-means, always the same), and
+    of each the three views in its middle are held out.
+
+    Args:
+        viewmats: [n, 4, 4] of the views.
+        share: of the views to hold out, at most a half.
 
     Returns:
-        The items that stay, and the items held out, both in order.
-
-    Raises:
-        InputError: fewer than 2 items would stay.
+        Ascending indices of the views to hold out; none where the share is less than one view.
     """
-    if not 0 <= number <= len(items) - 2:
-        raise InputError(
-            f"{number} of {len(items)} views cannot be held out: "
-            f"choose a number from 0 to {len(items) - 2}"
-        )
-    held = {(2 * k + 1) * len(items) // (2 * number) for k in range(number)}
-    stay = tuple(item for i, item in enumerate(items) if i not in held)
-    return stay, tuple(items[i] for i in sorted(held))
+    axes = np.asarray(viewmats, np.float64)[:, 2, :3]
+    count = round(share * len(axes))
+    regions = -(-count // _BLOCK)
+    if not regions:
+        return np.zeros(0, int)
+    middles, region_of = kmeans2(axes, regions, minit="++", rng=0, iter=50)
+    cosines = axes @ middles.T
+    held: list[int] = []
+    for region in range(regions):
+        wanted = count // regions + (region < count % regions)
+        order = np.argsort(-cosines[:, region], kind="stable")
+        own = [int(i) for i in order if region_of[i] == region][:wanted]
+        held += own
+    return np.sort(np.array(held))

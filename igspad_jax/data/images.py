@@ -86,11 +86,46 @@ def load_image(
     Raises:
         InputError: as `read_image`, or `size` would enlarge the image.
     """
-    image = read_image(path).astype(np.float32) / 255.0
+    return prepare_image(read_image(path), size=size, background=background, what=str(path))
+
+
+def prepare_image(
+    pixels: np.ndarray,
+    *,
+    size: int | None = None,
+    background: tuple[float, float, float] = WHITE,
+    what: str = "image",
+) -> np.ndarray:
+    """Lays an image on a background and shrinks it by area averaging.
+
+    Args:
+        pixels: uint8 [H, W, 3 or 4], or float [H, W, 3 or 4] in [0, 1].
+        size: as for `load_image`.
+        background: as for `load_image`.
+        what: names the image in errors.
+
+    Returns:
+        float32 [h, w, 3] in [0, 1].
+
+    Raises:
+        InputError: it is no such image, or `size` would enlarge it.
+    """
+    pixels = np.asarray(pixels)
+    known = pixels.dtype == np.uint8 or np.issubdtype(pixels.dtype, np.floating)
+    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not pixels.size or not known:
+        raise InputError(
+            f"{what}: {pixels.dtype} {pixels.shape} is no image: pass uint8 [H, W, 3 or 4], or "
+            "floats in [0, 1]"
+        )
+    image = pixels.astype(np.float32)
+    if pixels.dtype == np.uint8:
+        image /= 255.0
+    elif not (np.isfinite(image).all() and image.min() >= 0.0 and image.max() <= 1.0):
+        raise InputError(f"{what}: values that are not in [0, 1]; pass uint8, or scale them")
     if image.shape[2] == 4:
         alpha = image[..., 3:]
         image = image[..., :3] * alpha + np.asarray(background, np.float32) * (1.0 - alpha)
-    return _shrink(image, size, path)
+    return _shrink(image, size, what)
 
 
 def load_mask(path: str | os.PathLike[str], *, size: int | None = None) -> np.ndarray:
@@ -150,13 +185,13 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
         kornia_rs.io.write_image_png_u8(str(partial), np.ascontiguousarray(image), mode)
 
 
-def _shrink(image: np.ndarray, size: int | None, path: str | os.PathLike[str]) -> np.ndarray:
+def _shrink(image: np.ndarray, size: int | None, what: str | os.PathLike[str]) -> np.ndarray:
     height, width = image.shape[:2]
     if size is None or size == width:
         return image
     if not 0 < size < width:
         raise InputError(
-            f"{path} is {width} px wide and cannot be loaded at {size} px: "
+            f"{what} is {width} px wide and cannot be loaded at {size} px: "
             f"choose a size from 1 to {width}"
         )
     return cv2.resize(image, resized_shape(width, height, size), interpolation=cv2.INTER_AREA)

@@ -1,7 +1,8 @@
 """Reads a folder into a `Category`: MAD's layout, and NeRF-synthetic's.
 
 MAD's (Zhou et al. 2023): `transforms.json` with the poses of `train/good/N.png`; images to inspect
-in `test/KIND/N.png`; regions in `ground_truth/KIND/N_mask.png` for every kind but "good". Two
+in `test/KIND/N.png`; regions in `ground_truth/KIND/N_mask.png` for every kind but "good". Images
+directly in `test/`, or in `test/unlabelled/`, are inspected and are in no metric. Two
 optional parts carry what MAD does not have: `test_poses.json`, a mapping from "./test/KIND/N.png"
 to a camera-to-world matrix, and `test_clean/KIND/N.png`, the view without its defect.
 
@@ -14,9 +15,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 from absl import logging
 
-from igspad_jax.data.category import Category, TestImage, TrainView
+from igspad_jax.data.category import GOOD, UNLABELLED, Category, TestImage, TrainView
 from igspad_jax.data.images import IMAGE_SUFFIXES, image_size
 from igspad_jax.data.transforms import Transforms, read_poses, read_transforms
 from igspad_jax.errors import InputError
@@ -104,35 +106,44 @@ def _mad_test(root: Path) -> tuple[TestImage, ...]:
         return ()
     poses_file = root / "test_poses.json"
     poses = read_poses(poses_file) if poses_file.is_file() else None
-    kinds = sorted((f for f in folder.iterdir() if f.is_dir()), key=natural_key)
-    kinds.sort(key=lambda kind: kind.name != "good")
+    kinds = sorted((f for f in folder.iterdir() if _is_shown(f)), key=natural_key)
+    kinds.sort(key=lambda kind: (kind.name != GOOD, kind.name == UNLABELLED))
     images = []
     for kind in kinds:
-        for path in _images_in(kind):
-            viewmat = None
-            if poses is not None:
-                key = path.relative_to(root).as_posix()
-                if key not in poses:
-                    raise InputError(
-                        f"{poses_file} has no pose for ./{key}: add it, or remove the file"
-                    )
-                viewmat = poses.pop(key)
-            clean = root / "test_clean" / kind.name / path.name
-            images.append(
-                TestImage(
-                    name=f"{kind.name}/{path.stem}",
-                    kind=kind.name,
-                    path=path,
-                    mask_path=None if kind.name == "good" else _mask_of(root, path),
-                    viewmat=viewmat,
-                    clean_path=clean if clean.is_file() else None,
-                )
-            )
+        for path in images_in(kind):
+            images.append(_mad_test_image(root, path, kind.name, poses, poses_file))
+    for path in images_in(folder):
+        images.append(_mad_test_image(root, path, UNLABELLED, poses, poses_file))
     if poses:
         logging.warning(
             "%s: %d poses without an image, first ./%s", poses_file, len(poses), next(iter(poses))
         )
     return tuple(images)
+
+
+def _mad_test_image(
+    root: Path, path: Path, kind: str, poses: dict[str, np.ndarray] | None, poses_file: Path
+) -> TestImage:
+    """An image of a kind; takes its pose out of `poses`."""
+    labelled, viewmat = kind != UNLABELLED, None
+    if poses is not None:
+        key = path.relative_to(root).as_posix()
+        if labelled and key not in poses:
+            raise InputError(f"{poses_file} has no pose for ./{key}: add it, or remove the file")
+        viewmat = poses.pop(key, None)
+    clean = root / "test_clean" / kind / path.name
+    return TestImage(
+        name=f"{kind}/{path.stem}",
+        kind=kind,
+        path=path,
+        mask_path=_mask_of(root, path) if labelled and kind != GOOD else None,
+        viewmat=viewmat,
+        clean_path=clean if clean.is_file() else None,
+    )
+
+
+def _is_shown(folder: Path) -> bool:
+    return folder.is_dir() and not folder.name.startswith(".")
 
 
 def _mask_of(root: Path, path: Path) -> Path:
@@ -174,7 +185,7 @@ def _nerf_test(root: Path, train: Transforms) -> tuple[TestImage, ...]:
 def _warn_of_unposed(root: Path, transforms: Transforms) -> None:
     folder = root / "train" / "good"
     posed = {path.resolve() for path, _ in transforms.views}
-    unposed = [path for path in _images_in(folder) if path.resolve() not in posed]
+    unposed = [path for path in images_in(folder) if path.resolve() not in posed]
     if unposed:
         logging.warning(
             "%s: %d images without a frame in %s are not used, first %s",
@@ -185,10 +196,12 @@ def _warn_of_unposed(root: Path, transforms: Transforms) -> None:
         )
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """The image files directly in a folder, numbers sorted as numbers; the log names others."""
     if not folder.is_dir():
         return []
-    files = sorted((f for f in folder.iterdir() if not f.name.startswith(".")), key=natural_key)
+    shown = (f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
+    files = sorted(shown, key=natural_key)
     images = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
     others = [f.name for f in files if f not in images]
     if others:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import jax.numpy as jnp
 
-from igspad_jax.detect.comparison import Comparison, Maps
+from igspad_jax.detect.comparison import Comparison
 from igspad_jax.detect.dense import AlikedFeatures, XFeatFeatures
 from igspad_jax.detect.extractors import Pretrained
 from igspad_jax.detect.features import Extractor, HandMade
@@ -44,11 +44,7 @@ def check_features(features: str) -> None:
 
 
 def make_comparison(
-    features: str,
-    sources: Sources = NO_SOURCES,
-    *,
-    dtype: str = "float32",
-    maps: Maps | None = None,
+    features: str, sources: Sources = NO_SOURCES, *, dtype: str = "float32"
 ) -> Comparison:
     """The comparison by an extractor, or by several joined by "*".
 
@@ -57,7 +53,6 @@ def make_comparison(
         sources: of weights that are not the usual ones.
         dtype: of the factors in matrix products, "float32" or "bfloat16"; SAM, ResNets and CaiT
             alone know the latter.
-        maps: as for `Comparison`; of the same sources and dtype.
 
     Raises:
         InputError: if there is no such extractor, its weights are not on this machine, or none of
@@ -71,7 +66,12 @@ def make_comparison(
             f"features {features} are not computed in {dtype}: leave config.detect.dtype at "
             "float32, or choose features of SAM, a ResNet or CaiT"
         )
-    return Comparison(extractors, list(powers.values()), maps)
+    return Comparison(extractors, list(powers.values()))
+
+
+def weights_of_features(features: str) -> list[str]:
+    """The names of the weights that extractors, joined by "*", take."""
+    return list(dict.fromkeys(name for part in features.split("*") for name in EXTRACTORS[part]))
 
 
 def extractors_at_hand() -> list[str]:
@@ -81,7 +81,7 @@ def extractors_at_hand() -> list[str]:
 
 def best_features(sources: Sources = NO_SOURCES) -> tuple[str, tuple[str, ...]]:
     """The best features at hand, and the weights that the best of all would need besides."""
-    needed = dict.fromkeys(weights for name in _BEST.split("*") for weights in EXTRACTORS[name])
+    needed = weights_of_features(_BEST)
     missing = tuple(weights for weights in needed if not is_at_hand(weights, sources))
     return ("handmade" if missing else _BEST), missing
 

@@ -1,14 +1,16 @@
-"""What the scene itself gets wrong, learnt from the normal images.
+"""What the object's scene itself gets wrong, learnt from the normal images.
 
 A scene fits some places less well than others: highlights that move faster than its harmonics can
 follow, edges, crevices. There a normal image differs from its render as much as a faint defect
-does elsewhere. The anomaly maps of the training images tell where: each pixel's value is handed
-back to the Gaussians that make the pixel, in proportion to their weights, and the means are
-rendered at the pose of a test image as the anomaly to expect there.
+does elsewhere. The anomaly maps of the training images tell where, and seen from which side: each
+pixel's value is handed back to the Gaussians that make the pixel, in proportion to their weights.
+For a test image the sums of the training views nearest in viewing direction are averaged, and
+rendered at its pose as the anomaly to expect there.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable
 
@@ -16,11 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igspad_jax.cameras import Camera
-from igspad_jax.render import Capacity, render_features
+from igspad_jax.cameras import Camera, view_directions
+from igspad_jax.normal_object import NormalObject
+from igspad_jax.render import render_features
 from igspad_jax.scene import Gaussians
 
 _LEAST_WEIGHT = 1e-3  # pixels; a Gaussian seen less than this has no mean of its own
+_SHARPNESS = 0.05  # cosine below the nearest view's at which a view's weight falls to 1/e
+_PRIOR = 0.5  # pixels of the mean over all views that count besides
 
 
 @functools.partial(jax.jit, static_argnames="capacity")
@@ -41,51 +46,70 @@ def _rendered(gaussians: Gaussians, camera: Camera, values: jax.Array, *, capaci
     return image[..., 0], pairs
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class ExpectedAnomaly:
-    """The anomaly that a normal image shows, as a field on the scene.
+    """The anomaly that a normal image shows, as a field on the object that depends on direction.
 
     Attributes:
-        gaussians: the scene.
-        values: [N] mean score of the pixels that each Gaussian makes.
+        sums: float32 [views, N, 2] of each training view: what its pixels hand back to each
+            Gaussian, weight times score and weight.
+        directions: float32 [views, 3] unit vectors from the object's centre to the cameras.
         typical: mean score over all pixels of the training images.
     """
 
-    def __init__(self, gaussians: Gaussians, values: jax.Array, typical: float, capacity: Capacity):
-        self.gaussians = gaussians
-        self.values = values
-        self.typical = typical
-        self._capacity = capacity
+    sums: np.ndarray
+    directions: np.ndarray
+    typical: float
+
+    @functools.cached_property
+    def mean(self) -> np.ndarray:
+        """[N] mean score of the pixels that each Gaussian makes, over all views."""
+        total = self.sums.sum(axis=0, dtype=np.float64)
+        return (total[:, 0] / np.maximum(total[:, 1], _LEAST_WEIGHT)).astype(np.float32)
 
     @classmethod
     def learn(
-        cls,
-        gaussians: Gaussians,
-        views: Iterable[tuple[Camera, np.ndarray]],
-        capacity: Capacity,
+        cls, normal_object: NormalObject, views: Iterable[tuple[np.ndarray, np.ndarray]]
     ) -> ExpectedAnomaly:
-        """Learns from the cameras of normal images and their anomaly maps [H, W]."""
-        sums = np.zeros((len(gaussians), 2))
-        means = []
-        for camera, scores in views:
+        """Learn from the viewmats [4, 4] of normal images and their anomaly maps [H, W]."""
+        sums, viewmats, means = [], [], []
+        for viewmat, scores in views:
+            camera = normal_object.camera(viewmat)
 
             def handed_back(slots, camera=camera, scores=scores):
-                return _handed_back(gaussians, camera, jnp.asarray(scores), capacity=slots)
+                return _handed_back(
+                    normal_object.gaussians, camera, jnp.asarray(scores), capacity=slots
+                )
 
-            sums += np.asarray(capacity.run(handed_back, lambda result: result[1])[0])
+            result = normal_object.capacity.run(handed_back, lambda result: result[1])
+            sums.append(np.asarray(result[0]))
+            viewmats.append(viewmat)
             means.append(float(scores.mean()))
-        values = sums[:, 0] / np.maximum(sums[:, 1], _LEAST_WEIGHT)
-        typical = float(np.mean(means))
-        return cls(gaussians, jnp.asarray(values, jnp.float32), typical, capacity)
+        directions = view_directions(np.stack(viewmats), np.asarray(normal_object.centre))
+        return cls(np.stack(sums), directions.astype(np.float32), float(np.mean(means)))
 
-    def discount(self, camera: Camera, scores: np.ndarray, scale: float) -> np.ndarray:
-        """Scores [H, W] divided by 1 + E / (scale * typical), E the anomaly to expect.
+    def values(self, direction: np.ndarray, nearest: int) -> np.ndarray:
+        """[N] mean score of the pixels that each Gaussian makes, seen from a direction.
 
-        Scores stay as they are where nothing is expected, so the map keeps the units of
-        equation 5; a smaller `scale` trusts the expectation more.
+        Args:
+            direction: [3] unit vector from the object's centre to the camera.
+            nearest: training views to average over; 0 takes all, whatever the direction.
         """
+        if not nearest:
+            return self.mean
+        cosines = self.directions @ direction
+        views = np.argsort(-cosines, kind="stable")[:nearest]
+        weights = np.exp((cosines[views] - cosines[views[0]]) / _SHARPNESS).astype(np.float32)
+        sums = np.einsum("v,vnk->nk", weights, self.sums[views])
+        return (sums[:, 0] + _PRIOR * self.mean) / (sums[:, 1] + _PRIOR)
+
+    def at(self, normal_object: NormalObject, viewmat: np.ndarray, nearest: int) -> np.ndarray:
+        """[H, W] the anomaly to expect of an image at a [4, 4] pose."""
+        camera = normal_object.camera(viewmat)
+        direction = view_directions(viewmat[None], np.asarray(normal_object.centre))[0]
+        values = jnp.asarray(self.values(direction, nearest))
 
         def rendered(slots):
-            return _rendered(self.gaussians, camera, self.values, capacity=slots)
+            return _rendered(normal_object.gaussians, camera, values, capacity=slots)
 
-        expected = np.asarray(self._capacity.run(rendered, lambda result: result[1])[0])
-        return scores / (1.0 + expected / (scale * max(self.typical, 1e-12)))
+        return np.asarray(normal_object.capacity.run(rendered, lambda result: result[1])[0])

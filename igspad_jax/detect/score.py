@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from functools import partial
 
+import cv2
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from igspad_jax.errors import InputError
+
+_LEVEL_SHARE = 0.025
 
 
 @partial(jax.jit, static_argnames=("tolerance", "edge_discount"))
@@ -62,31 +66,31 @@ def resize_map(scores: jax.Array, height: int, width: int) -> jax.Array:
     )
 
 
-@partial(jax.jit, static_argnames="pool")
-def image_score(scores: jax.Array, *, pool: int) -> jax.Array:
-    """Equation 6: the maximum of the average-pooled maps.
-
-    Windows move by one pixel and lie wholly within the image, so no border is made up.
+def pooled(heat_map: np.ndarray, pool: int) -> np.ndarray:
+    """[H - pool + 1, W - pool + 1] means over square windows that lie wholly within a [H, W] map.
 
     Args:
-        scores: [B, H, W] maps.
-        pool: side of the square window in pixels, from 1 to min(H, W).
-
-    Returns:
-        [B] scores.
+        heat_map: the map.
+        pool: side of the window in pixels, from 1 to min(H, W).
 
     Raises:
         InputError: a window that does not fit.
     """
-    if not 1 <= pool <= min(scores.shape[1:]):
+    height, width = heat_map.shape
+    if not 1 <= pool <= min(height, width):
         raise InputError(
             f"image score: a pooling window of {pool} pixels does not fit maps of "
-            f"{scores.shape[2]}x{scores.shape[1]}; choose 1 to {min(scores.shape[1:])}"
+            f"{width}x{height}; choose 1 to {min(height, width)}"
         )
-    total = jax.lax.reduce_window(
-        scores, jnp.zeros((), scores.dtype), jax.lax.add, (1, pool, pool), (1, 1, 1), "VALID"
-    )
-    return total.max(axis=(1, 2)) / pool**2
+    means = cv2.blur(heat_map, (pool, pool), borderType=cv2.BORDER_REPLICATE)
+    before = pool // 2  # of the window's pixels, those before its anchor
+    return means[before : before + height - pool + 1, before : before + width - pool + 1]
+
+
+def own_level(heat_map: np.ndarray) -> float:
+    """The level of a map's own highest values: the mean of the largest 2.5 % of its pixels."""
+    count = max(1, round(_LEVEL_SHARE * heat_map.size))
+    return float(np.partition(heat_map.ravel(), -count)[-count:].mean())
 
 
 def _normalise(features: jax.Array) -> jax.Array:

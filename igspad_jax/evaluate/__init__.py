@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from igspad_jax.evaluate.evaluate import breakdown, evaluate_maps
+from igspad_jax.evaluate.evaluate import NATIVE, evaluate_maps
 from igspad_jax.evaluate.metrics import auroc, average_precision, pixel_metrics
 from igspad_jax.evaluate.poses import pose_metrics
 from igspad_jax.evaluate.summary import aggregate, time_metrics, write_metrics
@@ -16,14 +16,16 @@ from igspad_jax.evaluate.tables import (
     run_tables,
     size_table,
     time_table,
+    verdict_table,
 )
+from igspad_jax.evaluate.verdicts import verdict_metrics
 
 __all__ = [
+    "NATIVE",
     "Table",
     "aggregate",
     "auroc",
     "average_precision",
-    "breakdown",
     "breakdown_table",
     "category_table",
     "evaluate_maps",
@@ -36,5 +38,7 @@ __all__ = [
     "size_table",
     "time_metrics",
     "time_table",
+    "verdict_metrics",
+    "verdict_table",
     "write_metrics",
 ]

@@ -77,33 +77,6 @@ def evaluate_maps(
     return {"sizes": tables, "notes": notes}
 
 
-def breakdown(
-    variants: Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]],
-    masks: Sequence[np.ndarray | None],
-    labels: np.ndarray,
-    kinds: Sequence[str],
-) -> dict[str, Any]:
-    """The same evaluation for several variants, to see which part of the method loses what.
-
-    Args:
-        variants: name (such as "estimated pose", "true pose", "clean reference") to the variant's
-            maps and image scores.
-        masks: as in `evaluate_maps`.
-        labels: as in `evaluate_maps`.
-        kinds: as in `evaluate_maps`.
-
-    Returns:
-        {name: {"overall": group, "kinds": {kind: group}}} at the image's own size.
-
-    Raises:
-        InputError: as `evaluate_maps` does.
-    """
-    return {
-        name: evaluate_maps(maps, masks, labels, scores, kinds, sizes=())["sizes"][NATIVE]
-        for name, (maps, scores) in variants.items()
-    }
-
-
 def _check(
     maps: Sequence[np.ndarray],
     masks: Sequence[np.ndarray | None],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from igspad_jax.data import GOOD, UNLABELLED
 from igspad_jax.evaluate.evaluate import NATIVE
 from igspad_jax.evaluate.summary import aggregate
+from igspad_jax.evaluate.verdicts import VERDICTS
 
 _UNDEFINED = "-"
 _MAP_COLUMNS = {
@@ -132,6 +135,48 @@ def pose_table(categories: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table("Pose errors", ("category", *_POSE_COLUMNS.values()), rows, tuple(notes))
 
 
+def verdict_table(categories: Mapping[str, Mapping[str, Any]], rate: str) -> Table:
+    """Verdicts on good and on defective images at a promised false-alarm rate, by category."""
+    rows, total = [], Counter()
+    for name, metrics in categories.items():
+        counts = _verdict_counts(metrics["verdicts"][rate]["kinds"])
+        total.update(counts)
+        rows.append(_verdict_row(name, counts))
+    if len(categories) > 1:
+        rows.append(_verdict_row("all", total))
+    kinds = ("good", "defective", "unlabelled")
+    shown = [k for k in kinds if any(total[k, v] for v in VERDICTS)]
+    columns = ("category", *(f"{kind}: {v}" for kind in shown for v in VERDICTS))
+    columns += ("false alarms", "found", "not judged")
+    table = [(row[0], *(row[1][k, v] for k in shown for v in VERDICTS), *row[2]) for row in rows]
+    cells = tuple(tuple(str(cell) for cell in row) for row in table)
+    return Table(f"Verdicts, at a false-alarm rate of {float(rate):.1%} asked for", columns, cells)
+
+
+def _verdict_counts(kinds: Mapping[str, Mapping[str, int]]) -> Counter[tuple[str, str]]:
+    """Verdicts by (good, defective or unlabelled; verdict)."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for kind, own in kinds.items():
+        group = kind if kind in (GOOD, UNLABELLED) else "defective"
+        for verdict, count in own.items():
+            counts[group, verdict] += count
+    return counts
+
+
+def _verdict_row(
+    name: str, counts: Counter[tuple[str, str]]
+) -> tuple[str, Counter[tuple[str, str]], tuple[str, str, str]]:
+    def share(kinds: Sequence[str], verdict: str) -> str:
+        total = sum(counts[kind, v] for kind in kinds for v in VERDICTS)
+        hits = sum(counts[kind, verdict] for kind in kinds)
+        return f"{hits / total:.1%}" if total else _UNDEFINED
+
+    every = (GOOD, "defective", UNLABELLED)
+    return name, counts, (
+        share([GOOD], "FAIL"), share(["defective"], "FAIL"), share(every, "UNSURE")
+    )  # fmt: skip
+
+
 def time_table(categories: Mapping[str, Mapping[str, Any]]) -> Table:
     """Seconds of each stage of each category that has times, in all and per test image."""
     timed = {name: metrics["time"] for name, metrics in categories.items() if "time" in metrics}
@@ -159,12 +204,15 @@ def run_tables(categories: Mapping[str, Mapping[str, Any]], *, kinds: bool = Fal
     """
     if not categories:
         return []
-    several = len(categories) > 1
-    overall = aggregate(categories) if several else next(iter(categories.values()))
-    tables = [category_table(categories)] if several else []
-    if kinds:
+    overall = aggregate(categories) if len(categories) > 1 else next(iter(categories.values()))
+    tables = [verdict_table(categories, rate) for rate in overall.get("verdicts", {})]
+    labelled = {name: metrics for name, metrics in categories.items() if "sizes" in metrics}
+    if len(labelled) > 1:
+        tables.append(category_table(labelled))
+    if kinds and labelled:
         tables.append(kind_table(overall))
-    tables.append(size_table(overall))
+    if labelled:
+        tables.append(size_table(overall))
     if "breakdown" in overall:
         tables.append(breakdown_table(overall))
     if "pose" in overall:

@@ -7,9 +7,12 @@ from igspad_jax.match.choice import (
     matchers_at_hand,
     training_features,
 )
+from igspad_jax.match.config import MatchConfig
+from igspad_jax.match.first_poses import FirstPoses
 from igspad_jax.match.initial import (
     PoseHypothesis,
     initial_poses,
+    look_up,
     match_views,
     most_matched,
 )
@@ -22,6 +25,8 @@ from igspad_jax.match.turning import Turns, all_views, shortlisted
 __all__ = [
     "MATCHERS",
     "DepthOf",
+    "FirstPoses",
+    "MatchConfig",
     "Matcher",
     "Matches",
     "OpenCVMatcher",
@@ -31,6 +36,7 @@ __all__ = [
     "all_views",
     "best_matcher",
     "initial_poses",
+    "look_up",
     "make_matcher",
     "match_views",
     "matched_points",

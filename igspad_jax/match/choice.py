@@ -62,8 +62,8 @@ def best_matcher(sources: Sources = NO_SOURCES) -> tuple[str, tuple[str, ...]]:
     return ("opencv" if missing else "aliked"), missing
 
 
-def training_features(matcher: Matcher, images: np.ndarray, folder: Path) -> Sequence[Any]:
-    """`matcher.prepare` of the training images; a network's are kept in a folder."""
-    if isinstance(matcher, LearnedMatcher):
+def training_features(matcher: Matcher, images: np.ndarray, folder: Path | None) -> Sequence[Any]:
+    """`matcher.prepare` of the training images; a network's are kept in a folder, if given."""
+    if folder and isinstance(matcher, LearnedMatcher):
         return cached_features(matcher, images, folder)
     return matcher.prepare(images)

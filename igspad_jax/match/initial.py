@@ -136,27 +136,38 @@ def most_matched(
     return hypotheses
 
 
-def initial_poses(query: np.ndarray, views: TrainingViews, count: int = 3) -> list[PoseHypothesis]:
-    """Photometric first guesses.
-
-    Every candidate view is aligned with the query in the plane and judged by the same truncated
-    difference. Guesses within 25 degrees of the best are averaged, weighted by how well they
-    agree, for the true view lies between the training views; this blend comes first. Then follow,
-    by agreement, the single views it was made of and the like blends of more distant guesses.
+def look_up(query: np.ndarray, views: TrainingViews) -> list[Candidate]:
+    """The training views that look like a query, aligned with it in the plane, best first.
 
     Args:
         query: [H, W, 3] in [0, 1], of the training images' size.
         views: the prepared training views.
-        count: number of hypotheses at most.
-
-    Returns:
-        At least one hypothesis, the one to try first in front.
 
     Raises:
         InputError: a query of another shape than the training images.
     """
     query = check_query(query, views)
-    singles = [_single(c, views) for c in refine(query, views, retrieve(query, views))]
+    return refine(query, views, retrieve(query, views))
+
+
+def initial_poses(
+    candidates: list[Candidate], views: TrainingViews, count: int = 3
+) -> list[PoseHypothesis]:
+    """Photometric first guesses.
+
+    Guesses within 25 degrees of the best are averaged, weighted by how well they agree, for the
+    true view lies between the training views; this blend comes first. Then follow, by agreement,
+    the single views it was made of and the like blends of more distant guesses.
+
+    Args:
+        candidates: of `look_up`.
+        views: the prepared training views.
+        count: number of hypotheses at most.
+
+    Returns:
+        At least one hypothesis, the one to try first in front.
+    """
+    singles = [_single(candidate, views) for candidate in candidates]
     members, left = _split_mode(singles, views.centre)
     first, others = _blend(members, views.centre), members
     while left:

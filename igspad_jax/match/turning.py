@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from igspad_jax.match.photometric import border_colour, resample
-from igspad_jax.match.retrieval import STEP, TrainingViews, refine, retrieve, view_angles
+from igspad_jax.match.retrieval import STEP, Candidate, TrainingViews, view_angles
 from igspad_jax.match.similarity import compose, make_similarity, scale_and_angle
 
 # Training views to match with a query, by their index, and the angle in degrees (from x towards y,
@@ -16,16 +16,16 @@ from igspad_jax.match.similarity import compose, make_similarity, scale_and_angl
 Turns = Mapping[int, float]
 
 
-def shortlisted(query: np.ndarray, views: TrainingViews, count: int) -> Turns:
+def shortlisted(candidates: list[Candidate], count: int) -> Turns:
     """The training views that look most like a query, where not all are to be matched.
 
     Args:
-        query: [H, W, 3] in [0, 1], of the training images' size.
-        views: the prepared training views.
+        candidates: training views aligned with the query, best first.
         count: views at most.
     """
-    best = refine(query, views, retrieve(query, views))[:count]
-    return {c.view: _nearest(np.degrees(scale_and_angle(c.similarity)[1])) for c in best}
+    return {
+        c.view: _nearest(np.degrees(scale_and_angle(c.similarity)[1])) for c in candidates[:count]
+    }
 
 
 def all_views(query: np.ndarray, views: TrainingViews) -> Turns:

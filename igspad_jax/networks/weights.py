@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors.numpy import save_file
 
 from igspad_jax.errors import InputError
-from igspad_jax.files import whole_file
+from igspad_jax.files import sha256, whole_file
 from igspad_jax.networks.checkpoints import read_checkpoint
 from igspad_jax.networks.tensors import Tensors
 from igspad_jax.networks.weight_sets import InWheel, WeightSet, weight_set
@@ -60,15 +60,15 @@ def load_tensors(name: str, sources: Sources = NO_SOURCES) -> Tensors:
         InputError: if there is no such set, or its weights are not on this machine; it says which
             command fetches them.
     """
-    chosen = weight_set(name)
-    path = _given(sources[name]) if name in sources else _at_hand(chosen)
-    if path is None:
-        raise InputError(
-            f"the weights {name} are not on this machine; run `python scripts/fetch_weights.py "
-            f"--weights={name}` where there is a network, or give their file or folder: "
-            f"--weights={name}=FILE"
-        )
+    path = _path(name, sources)
     return Tensors(read_checkpoint(path), str(path))
+
+
+def digest(name: str, sources: Sources = NO_SOURCES) -> str:
+    """The SHA-256 of the file, or of the files, that `load_tensors` reads; raises as it does."""
+    path = _path(name, sources)
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    return sha256(*files)
 
 
 def is_at_hand(name: str, sources: Sources = NO_SOURCES) -> bool:
@@ -86,19 +86,31 @@ def fetch(name: str) -> Path:
     Raises:
         InputError: if there is no such set, or it cannot be downloaded; it says what else helps.
     """
-    chosen = weight_set(name)
-    if path := _at_hand(chosen):
+    entry = weight_set(name)
+    if path := _at_hand(entry):
         return path
-    if isinstance(chosen.source, InWheel):
-        return _convert(chosen.source, _converted(name, chosen.source))
-    return _download(chosen.source)
+    if isinstance(entry.source, InWheel):
+        return _convert(entry.source, _converted(name, entry.source))
+    return _download(entry.source)
 
 
-def _at_hand(chosen: WeightSet) -> Path | None:
-    if isinstance(chosen.source, InWheel):
-        path = _converted(chosen.name, chosen.source)
+def _path(name: str, sources: Sources) -> Path:
+    entry = weight_set(name)
+    path = _given(sources[name]) if name in sources else _at_hand(entry)
+    if path is None:
+        raise InputError(
+            f"the weights {name} are not on this machine; run `python scripts/fetch_weights.py "
+            f"--weights={name}` where there is a network, or give their file or folder: "
+            f"--weights={name}=FILE"
+        )
+    return path
+
+
+def _at_hand(entry: WeightSet) -> Path | None:
+    if isinstance(entry.source, InWheel):
+        path = _converted(entry.name, entry.source)
         return path if path.exists() else None
-    return _in_hub_cache(chosen.source)
+    return _in_hub_cache(entry.source)
 
 
 def _given(source: str) -> Path:
@@ -146,7 +158,7 @@ def _download(repo: str) -> Path:
 
     try:
         return Path(hf_hub_download(repo, _ON_HUB))
-    except Exception as error:  # whatever ends a download, it did not arrive
+    except Exception as error:  # any failure of a download
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
             f"{repo} cannot be downloaded from the Hugging Face hub ({reason}); connect this "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import re
 import runpy
@@ -21,15 +22,10 @@ from igspad_jax import launch as script
 from igspad_jax.data import Category, list_categories, read_category
 from igspad_jax.detect import EXTRACTORS
 from igspad_jax.errors import InputError
-from igspad_jax.pipeline.choices import chosen
+from igspad_jax.inspector import resolve
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.settings import (
-    Settings,
-    check_name,
-    config_from,
-    setting_names,
-    settings_from,
-)
+from igspad_jax.pipeline.settings import Settings, config_from, settings_from
+from igspad_jax.settings import check_name, setting_names
 
 _DATA = flags.DEFINE_string(
     "data", None, "Folder of a category, or of several categories (MAD's layout); needed."
@@ -39,7 +35,7 @@ _CATEGORY = flags.DEFINE_list(
     "category", [], "Names of the categories to take, separated by commas; all if empty."
 )
 _OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace results that were made with other settings."
+    "overwrite", False, "Replace an object that was trained with other settings."
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -52,12 +48,22 @@ _FILES = {
     "scene": "A .ply scene trained elsewhere, to take instead of training one.",
     "points": "A .ply point cloud to start the training from, in the cameras' world.",
 }
+_NORMALS = flags.DEFINE_string(
+    "normals",
+    None,
+    "Folder of further normal photographs, without poses, to calibrate on; the category's folder "
+    "normals if not given.",
+)
 _SHORT = {
     "matcher": ("match.matcher", "Point matcher: auto, opencv, aliked, superpoint or xfeat."),
     "weights": (
         "weights.sources",
         "NAME=SOURCE,...: files, folders or cached repositories with weights to use instead of the "
         "fetched ones.",
+    ),
+    "false_alarm_rate": (
+        "calibrate.false_alarm_rate",
+        "Share of normal images that may be called defective.",
     ),
     "features": ("detect.features", f"auto, or extractors joined by *: {', '.join(EXTRACTORS)}."),
 }
@@ -85,7 +91,8 @@ def overwrite() -> bool:
 def settings() -> Settings:
     """The settings of --config and its overrides, with names in the place of "auto"."""
     given = settings_from(cast(ml_collections.ConfigDict, flags.FLAGS["config"].value))
-    return devices.on_first(chosen)(given)
+    found = devices.on_first(resolve)(given.inspector, given.weights.by_name)
+    return dataclasses.replace(given, match=found.match, detect=found.detect)
 
 
 def given_files() -> dict[str, Path | None]:
@@ -101,6 +108,17 @@ def given_files() -> dict[str, Path | None]:
     if named and len(category_roots()) > 1:
         raise InputError(f"{named[0]} is for one category: name it with --category")
     return {name: Path(value) if value else None for name, value in given.items()}
+
+
+def normals() -> Path | None:
+    """The folder given by --normals.
+
+    Raises:
+        InputError: if several categories would get it.
+    """
+    if _NORMALS.value and len(category_roots()) > 1:
+        raise InputError("--normals is for one category: name it with --category")
+    return Path(_NORMALS.value) if _NORMALS.value else None
 
 
 def category_roots() -> list[Path]:
@@ -206,15 +224,19 @@ def _take_config(argv: list[str], default: Path) -> tuple[Path, list[str]]:
     return path, left
 
 
-def launch(main: Callable[[], None], *, takes_files: bool = False) -> None:
+def launch(
+    main: Callable[[], None], *, takes_files: bool = False, takes_normals: bool = False
+) -> None:
     """Runs a stage's script: parses the flags that all of them share, prints errors in one line.
 
     Args:
         main: the script.
         takes_files: whether it has the flags --scene and --points.
+        takes_normals: whether it has the flag --normals.
     """
     names = ["data", "run", "config", "category", "overwrite"]
     names += ["coordinator", "processes", "process"]
+    names += ["normals"] if takes_normals else []
     for name, (setting, what) in _SHORT.items():
         flags.DEFINE_string(name, None, f"{what} Short for --config.{setting}.")
         names.append(name)
@@ -231,11 +253,11 @@ def launch(main: Callable[[], None], *, takes_files: bool = False) -> None:
             argv = [re.sub(rf"^--?{name}(=|$)", rf"--config.{setting}\1", a) for a in argv]
         for argument in argv:
             if found := re.match(r"--?(?:no)?config\.([^=]+)", argument):
-                check_name(found[1])
+                check_name(Settings, found[1])
         config_flags.DEFINE_config_dict(
             "config",
             config_from(load_config(path)),
-            _CONFIG_HELP + setting_names(),
+            _CONFIG_HELP + setting_names(Settings),
             sys_argv=argv,
         )
         flags.FLAGS["config"].default_as_str = "configs/default.py"

@@ -1,135 +1,209 @@
-"""Stage 4: the figures of a category, and the report of a run."""
+"""Stage 3: every test image inspected, and the figures of those whose labels are known."""
 
 from __future__ import annotations
 
-from zipfile import BadZipFile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from igspad_jax.data import Category, intrinsics, load_test
+from igspad_jax.cameras import pose_errors
+from igspad_jax.data import Category, TestImage, load_mask
 from igspad_jax.devices import on_first
-from igspad_jax.evaluate import breakdown, evaluate_maps, pose_metrics, time_metrics
-from igspad_jax.pipeline.detection import ESTIMATED
-from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.provenance import check_before, chosen_tests, concerns, left_out
+from igspad_jax.errors import InputError
+from igspad_jax.evaluate import (
+    evaluate_maps,
+    pose_metrics,
+    time_metrics,
+    verdict_metrics,
+)
+from igspad_jax.files import digest_of, sha256
+from igspad_jax.inspector import (
+    INSPECTOR,
+    Inspection,
+    Inspector,
+    PoseEstimate,
+    Verdict,
+    load_inspector,
+    resolve,
+)
+from igspad_jax.pipeline.breakdown import break_down
+from igspad_jax.pipeline.folder import ImageRecord, RunFolder
+from igspad_jax.pipeline.inspecting import Keys, inspect_files, seconds_of
 from igspad_jax.pipeline.settings import Settings
-from igspad_jax.pipeline.training import load_scene
-from igspad_jax.render import Capacity, render_views
-from igspad_jax.report import CategoryReport, ImageRecord
-from igspad_jax.scene import exposed
+from igspad_jax.settings import as_json, first_difference
 
 
-@on_first
-def evaluate_category(
-    category: Category, settings: Settings, folder: RunFolder, *, overwrite: bool = False
-) -> None:
-    """Measures a category's results into `metrics.json` of its run folder.
+def chosen_tests(category: Category, settings: Settings) -> tuple[TestImage, ...]:
+    """The test images a run looks at: all, or the first `data.limit` of each kind.
 
     Raises:
-        InputError: for missing results, or results made with other settings.
+        InputError: if there are none.
     """
-    check_before("metrics", category, settings, folder)
-    detected = folder.load("detect")
-    made_with = {"detect": detected["made_with"], **concerns("metrics", category, settings)}
-    if folder.is_done("metrics", made_with, overwrite=overwrite):
-        logging.info("%s: the metrics are there already", category.name)
-        return
-    folder.start("metrics")
+    if not category.test:
+        raise InputError(f"{category.root} has no test images; put them into {category.root}/test")
+    limit = settings.data.limit
+    taken: dict[str, list[TestImage]] = {}
+    for image in category.test:
+        taken.setdefault(image.kind, []).append(image)
+    return tuple(image for kind in taken.values() for image in kind[: limit or None])
+
+
+def evaluate_category(category: Category, settings: Settings, folder: RunFolder) -> None:
+    """Inspect a category's test images into its run folder, and measure what is labelled.
+
+    What is there already, from the same images, object and settings, is not made again.
+
+    Raises:
+        InputError: for unusable data, or an object that is missing or not calibrated.
+    """
     tests = chosen_tests(category, settings)
-    masks = [
-        load_test(test, **settings.data.reading).mask if test.mask_path else None for test in tests
-    ]
-    labels = np.array([test.defective for test in tests])
-    kinds = [test.kind for test in tests]
+    sources = settings.weights.by_name
+    inspector = on_first(load_inspector)(folder.object, sources)
+    wanted = on_first(resolve)(settings.inspector, sources)
+    difference = first_difference(as_json(inspector.config), as_json(wanted))
+    if difference:
+        raise InputError(
+            f"{folder.object} was calibrated with other settings: {difference}; give the same ones "
+            "here, or run scripts/calibrate.py with these"
+        )
+    keys = on_first(Keys.of)(folder.object, inspector.config, sources)
+    files = {test.name: test.path for test in tests}
+    on_first(folder.inspected.keep_only)(set(files))
+    records = inspect_files(inspector, files, keys, folder.inspected, f"inspect {category.name}")
+    on_first(_measure)(category, settings, folder, inspector, keys, tests, records)
 
-    def results(variant):
-        maps = [folder.load_map(variant, test.name) for test in tests]
-        return maps, np.array([entry["scores"][variant] for entry in detected["images"]])
 
-    maps, scores = results(ESTIMATED)
-    metrics = evaluate_maps(maps, masks, labels, scores, kinds, sizes=settings.evaluate.sizes)
-    missing = left_out(category, settings)
+def _measure(
+    category: Category,
+    settings: Settings,
+    folder: RunFolder,
+    inspector: Inspector,
+    keys: Keys,
+    tests: Sequence[TestImage],
+    records: Mapping[str, ImageRecord],
+) -> None:
+    """Writes `inspections.json` and `metrics.json` from the images' results."""
+    beside = [p for t in tests for p in (t.mask_path, t.clean_path) if p is not None]
+    key = digest_of(
+        [
+            {name: record.map_key for name, record in records.items()},
+            sha256(folder.object / INSPECTOR),
+            [None if test.viewmat is None else test.viewmat.tolist() for test in tests],
+            {str(path): sha256(path) for path in beside},
+            as_json(settings.evaluate),
+            settings.data.limit,
+        ]
+    )
+    if folder.holds("metrics", key) and folder.holds("inspections", key):
+        logging.info("%s: all images are inspected already", category.name)
+        return
+    centre = np.asarray(inspector.normal_object.centre)
+    names = folder.load("training")["fitted"]
+    entries, inspections = [], []
+    for test in tests:
+        pose = records[test.name].pose
+        assert pose is not None
+        inspection = inspector.judge(pose, folder.inspected.load_map(test.name))
+        inspections.append(inspection)
+        entry = {"name": test.name, "kind": test.kind, **inspection.as_json()}
+        entry |= {
+            "initial_source": pose.initial_source,
+            "initial_training_view": names[pose.initial_view],
+        }
+        entries.append(entry | _pose_errors(pose, test, centre))
+    rate = inspector.config.calibrate.false_alarm_rate
+    statement = inspector.calibration.statement(rate)
+    judged = {
+        "calibration": statement,
+        "threshold": inspector.calibration.threshold(rate),
+        "calibration_scores": inspector.calibration.scores,
+        "images": entries,
+    }
+    folder.save("inspections", key, judged)
+    metrics = _figures(
+        category.name, settings, folder, inspector, keys, tests, records, inspections
+    )
+    metrics["notes"].insert(0, statement)
+    missing = len(category.test) - len(tests)
     if missing:
-        metrics["notes"].append(missing)
-    variants = detected["variants"]
-    if len(variants) > 1:
-        metrics["breakdown"] = breakdown({v: results(v) for v in variants}, masks, labels, kinds)
-    trained, poses = folder.load("train"), folder.load("poses")
-    doubted = [entry["name"] for entry in poses["images"] if entry["doubts"]]
-    metrics["doubted_poses"] = doubted
+        limit = settings.data.limit
+        metrics["notes"].append(
+            f"data.limit={limit} leaves out {missing} of {len(category.test)} test images"
+        )
+    seconds = {"train": folder.load("training")["seconds"], **seconds_of(records)}
+    metrics["time"] = time_metrics(seconds, len(tests), once=("train",))
+    folder.save("metrics", key, metrics)
+
+
+def _pose_errors(pose: PoseEstimate, test: TestImage, centre: np.ndarray) -> dict[str, float]:
+    """Errors of the first, the initial and the final pose, where the true one is known."""
+    found: dict[str, float] = {}
+    if test.viewmat is not None:
+        stages = {"first_": pose.first_viewmat, "initial_": pose.initial_viewmat, "": pose.viewmat}
+        for stage, viewmat in stages.items():
+            degrees, percent = pose_errors(viewmat, test.viewmat, centre)
+            found |= {f"{stage}degrees": float(degrees), f"{stage}percent": float(percent)}
+    return found
+
+
+def _figures(
+    name: str,
+    settings: Settings,
+    folder: RunFolder,
+    inspector: Inspector,
+    keys: Keys,
+    tests: Sequence[TestImage],
+    records: Mapping[str, ImageRecord],
+    inspections: Sequence[Inspection],
+) -> dict[str, Any]:
+    """The metrics of a category."""
+    metrics: dict[str, Any] = {"notes": []}
+    labelled = [i for i, test in enumerate(tests) if test.labelled]
+    masks = [
+        load_mask(test.mask_path, size=inspector.normal_object.width) if test.mask_path else None
+        for test in tests
+    ]
+    if labelled:
+        known = [tests[i] for i in labelled]
+        metrics |= evaluate_maps(
+            [inspections[i].anomaly_map for i in labelled],
+            [masks[i] for i in labelled],
+            np.array([test.defective for test in known]),
+            np.array([inspections[i].score for i in labelled]),
+            [test.kind for test in known],
+            sizes=settings.evaluate.sizes,
+        )
+    rates = dict.fromkeys(
+        [inspector.config.calibrate.false_alarm_rate, *settings.evaluate.false_alarm_rates]
+    )
+    metrics["verdicts"] = verdict_metrics(
+        {f"{rate:g}": [inspector.verdict(i, rate) for i in inspections] for rate in rates},
+        [test.kind for test in tests],
+    )
+    doubted = [
+        test.name
+        for test, inspection in zip(tests, inspections, strict=True)
+        if inspection.verdict is Verdict.UNSURE
+    ]
+    metrics["unsure"] = doubted
     if doubted:
         metrics["notes"].append(
-            f"the poses of {len(doubted)} of {len(tests)} images cannot be trusted: "
-            + ", ".join(doubted)
+            f"{len(doubted)} of {len(tests)} images cannot be judged: {', '.join(doubted)}"
         )
     posed = [i for i, test in enumerate(tests) if test.viewmat is not None]
     if posed:
         metrics["pose"] = pose_metrics(
-            np.stack([np.asarray(poses["images"][i]["viewmat"]) for i in posed]),
+            np.stack([inspections[i].viewmat for i in posed]),
             np.stack([np.asarray(tests[i].viewmat) for i in posed]),
-            np.asarray(trained["centre"]),
+            np.asarray(inspector.normal_object.centre),
             [tests[i].name for i in posed],
             np.array([tests[i].name in doubted for i in posed]),
         )
-    seconds = {"train": trained["seconds"], **poses["seconds"], **detected["seconds"]}
-    metrics["time"] = time_metrics(seconds, len(tests), once=("train", "expect"))
-    folder.finish("metrics", made_with, metrics)
-
-
-def category_report(category: Category, settings: Settings, folder: RunFolder) -> CategoryReport:
-    """What the report of a run shows of a category.
-
-    Raises:
-        InputError: for missing results.
-    """
-    trained, poses = folder.load("train"), folder.load("poses")
-    detected, metrics = folder.load("detect"), folder.load("metrics")
-    tests = chosen_tests(category, settings)
-    scene = load_scene(folder)
-    capacity = Capacity(4 * len(scene.gaussians))
-    K = intrinsics(category, settings.data.width)
-    try:
-        with np.load(folder.losses) as file:
-            losses = file["losses"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise folder.damaged(folder.losses, "poses", error) from error
-    records = []
-    for i, test in enumerate(tests):
-        loaded = load_test(test, **settings.data.reading)
-        pose = poses["images"][i]
-        height, width = loaded.image.shape[:2]
-        initial, final = render_views(
-            exposed(scene.gaussians, *pose["exposure"]),
-            np.stack([np.asarray(pose["initial_viewmat"]), np.asarray(pose["viewmat"])]),
-            K,
-            np.asarray(settings.data.background),
-            width=width,
-            height=height,
-            capacity=capacity,
-        )
-        records.append(
-            ImageRecord(
-                name=test.name,
-                kind=test.kind,
-                image=loaded.image,
-                render=final,
-                initial_render=initial,
-                heat_map=folder.load_map(ESTIMATED, test.name),
-                score=detected["images"][i]["scores"][ESTIMATED],
-                mask=loaded.mask if test.mask_path else None,
-                degrees=pose.get("degrees"),
-                percent=pose.get("percent"),
-                initial_degrees=pose.get("initial_degrees"),
-                losses=losses[i][np.isfinite(losses[i])],
-                flags=pose["doubts"],
-            )
-        )
-    measured = [entry for entry in trained["history"] if entry.get("psnr") is not None]
-    history = {key: [entry[key] for entry in measured] for key in ("psnr", "seconds", "step")}
-    return CategoryReport(
-        name=category.name,
-        metrics=metrics,
-        records=records,
-        train_history=history if len(measured) > 1 else None,
-    )
+    if settings.evaluate.breakdown and labelled:
+        metrics["breakdown"] = break_down(
+            name, folder, inspector, keys,
+            [tests[i] for i in labelled], records, [masks[i] for i in labelled],
+        )  # fmt: skip
+    return metrics

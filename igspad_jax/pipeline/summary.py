@@ -6,18 +6,20 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from igspad_jax.data import Category
+import numpy as np
+
+from igspad_jax.data import Category, load_image, load_mask
 from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate import aggregate, format_table, run_tables, write_metrics
-from igspad_jax.pipeline.evaluation import category_report
+from igspad_jax.pipeline.evaluation import chosen_tests
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.settings import Settings
-from igspad_jax.report import write_report
+from igspad_jax.report import CategoryReport, ImageRecord, write_report
 
 
 def print_tables(categories: Mapping[str, Mapping]) -> None:
-    """Prints the figures of a run's categories, and of their mean."""
+    """Print the figures of a run's categories, and of their mean."""
     tables = run_tables(categories, kinds=True)
     print("\n\n".join(format_table(table) for table in tables))
     for name, metrics in categories.items():
@@ -29,7 +31,7 @@ def print_tables(categories: Mapping[str, Mapping]) -> None:
 def summarise(
     categories: Sequence[tuple[Category, RunFolder]], settings: Settings, root: Path
 ) -> Path:
-    """Writes `metrics.json` and `report.html` of a run; returns the report's path.
+    """Write `metrics.json` and `report.html` of a run; returns the report's path.
 
     Raises:
         InputError: without any category, or for one that is not evaluated.
@@ -44,3 +46,50 @@ def summarise(
         **dataclasses.asdict(settings),
     }
     return write_report(root / "report.html", root.name, reports, used)
+
+
+def category_report(category: Category, settings: Settings, folder: RunFolder) -> CategoryReport:
+    """What the report of a run shows of a category.
+
+    Raises:
+        InputError: for missing results.
+    """
+    training, metrics = folder.load("training"), folder.load("metrics")
+    inspections = folder.load("inspections")
+    entries = {entry["name"]: entry for entry in inspections["images"]}
+    records = []
+    for test in chosen_tests(category, settings):
+        entry = entries[test.name]
+        render = load_image(folder.inspected.render_path(test.name))
+        size = render.shape[1]
+        losses = np.asarray(folder.inspected.losses(test.name), float)
+        records.append(
+            ImageRecord(
+                name=test.name,
+                kind=test.kind,
+                image=load_image(test.path, size=size, background=settings.data.background),
+                render=render,
+                heat_map=folder.inspected.load_map(test.name),
+                score=entry["score"],
+                verdict=entry["verdict"],
+                p_value=entry["p_value"],
+                doubts=entry["doubts"],
+                boxes=[region["box"] for region in entry["regions"]],
+                mask=load_mask(test.mask_path, size=size) if test.mask_path else None,
+                degrees=entry.get("degrees"),
+                percent=entry.get("percent"),
+                initial_degrees=entry.get("initial_degrees"),
+                losses=losses[np.isfinite(losses)],
+            )
+        )
+    measured = [entry for entry in training["history"] if entry.get("psnr") is not None]
+    history = {key: [entry[key] for entry in measured] for key in ("psnr", "seconds", "step")}
+    return CategoryReport(
+        name=category.name,
+        metrics=metrics,
+        records=records,
+        threshold=inspections["threshold"],
+        calibration_scores=inspections["calibration_scores"],
+        statement=inspections["calibration"],
+        train_history=history if len(measured) > 1 else None,
+    )

@@ -1,89 +1,44 @@
-"""Stage 1: the scene of the normal object."""
+"""Stage 1: the normal object, from the posed normal images that are not held out."""
 
 from __future__ import annotations
 
-import dataclasses
+import time
 from pathlib import Path
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from igspad_jax.data import Category, LoadedViews, load_train, split_held_out
-from igspad_jax.devices import is_first, on_first
+from igspad_jax.data import Category, TrainView, hold_out_blocks, load_train
+from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
+from igspad_jax.files import digest_of, read_json, sha256, write_json
+from igspad_jax.inspector import OBJECT, save_object
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.provenance import concerns
 from igspad_jax.pipeline.settings import Settings
-from igspad_jax.render import Capacity, CapacityError
-from igspad_jax.scene import Gaussians
-from igspad_jax.scene.initialise import common_volume, initial_gaussians
-from igspad_jax.scene.ply import read_ply, read_points, write_ply
-from igspad_jax.train.checkpoints import Checkpoints
-from igspad_jax.train.trainer import TrainState, Views, initial_state, quality, train
+from igspad_jax.scene.ply import read_ply, read_points
+from igspad_jax.settings import as_json, first_difference
+from igspad_jax.train import Fitted, fit, measure, object_from
 
 
-@dataclasses.dataclass(frozen=True)
-class Scene:
-    """A trained scene with what the later stages need to know of it.
-
-    Attributes:
-        gaussians: the scene.
-        centre: [3] the object's centre in the world.
-        radius: the object's radius in world units.
-    """
-
-    gaussians: Gaussians
-    centre: np.ndarray
-    radius: float
-
-
-def _views(loaded: LoadedViews, background: tuple[float, float, float]) -> Views:
-    return Views(
-        images=jnp.asarray(loaded.images),
-        viewmats=jnp.asarray(loaded.viewmats),
-        K=jnp.asarray(loaded.K),
-        background=jnp.asarray(background, jnp.float32),
-    )
-
-
-def _extent(gaussians: Gaussians) -> tuple[np.ndarray, float]:
-    """Centre and radius of what the Gaussians cover, stragglers left out."""
-    means = np.asarray(gaussians.means, np.float64)
-    weights = np.asarray(gaussians.opacities, np.float64)
-    centre = np.average(means, axis=0, weights=weights)
-    distances = np.linalg.norm(means - centre, axis=1)
-    order = np.argsort(distances)
-    covered = np.cumsum(weights[order]) / weights.sum()
-    return centre, float(distances[order][np.searchsorted(covered, 0.99)])
-
-
-def _trimmed(gaussians: Gaussians) -> Gaussians:
-    """Without the highest degrees that are zero; viewers want three, but they cost every render."""
-    used = np.flatnonzero(np.any(np.asarray(gaussians.sh), axis=(0, 2)))
-    degree = int(np.sqrt(used[-1])) if used.size else 0
-    return gaussians.replace(sh=gaussians.sh[:, : (degree + 1) ** 2])
-
-
-def load_split(category: Category, settings: Settings) -> tuple[LoadedViews, LoadedViews | None]:
-    """Training and held-out views in memory; None where none are held out.
+def split_views(
+    category: Category, settings: Settings
+) -> tuple[tuple[TrainView, ...], tuple[TrainView, ...]]:
+    """The views to fit the object to, and the held-out ones.
 
     Raises:
-        InputError: if too few views would be left to train on.
+        InputError: if fewer than two views would be left.
     """
-    held = settings.train.held_out
-    if not 0 <= held <= len(category.train) // 2:
+    views = category.train
+    held = hold_out_blocks(np.stack([v.viewmat for v in views]), settings.data.held_out)
+    if len(views) - len(held) < 2:
         raise InputError(
-            f"{category.root}: train.held_out={held} of {len(category.train)} views leaves "
-            "less than half to train on; hold out fewer"
+            f"{category.root}: data.held_out={settings.data.held_out} of {len(views)} views leaves "
+            "fewer than two to fit; hold out fewer"
         )
-    views, held_views = split_held_out(category.train, held)
-
-    def load(chosen):
-        return load_train(category, views=chosen, **settings.data.reading)
-
-    return load(views), load(held_views) if held_views else None
+    chosen = set(held.tolist())
+    fitted = tuple(view for i, view in enumerate(views) if i not in chosen)
+    return fitted, tuple(views[i] for i in held)
 
 
 def train_category(
@@ -95,126 +50,126 @@ def train_category(
     scene: Path | None = None,
     points: Path | None = None,
 ) -> None:
-    """Trains a category's scene into its run folder; resumes, or returns at once when done.
+    """Fit a category's object into its run folder; go on after a kill, return when done.
 
     Args:
         category: the category.
         settings: of the run.
         folder: the category's run folder.
-        overwrite: whether to replace results made with other settings.
+        overwrite: whether to replace an object made with other settings.
         scene: a `.ply` scene trained elsewhere to take instead of training one.
         points: a `.ply` point cloud to start training from.
 
     Raises:
-        InputError: for unusable data, or results made with other settings.
+        InputError: for unusable data, or an object made with other settings.
     """
-    made_with = concerns("train", category, settings)
-    made_with["scene"] = str(scene.resolve()) if scene else None
-    made_with["points"] = str(points.resolve()) if points else None
-    if folder.is_done("train", made_with, overwrite=overwrite):
-        logging.info("%s: the scene is there already", category.name)
+    fitted, held = split_views(category, settings)
+    made_with = as_json(
+        {
+            "settings": {
+                "size": settings.data.size,
+                "background": settings.data.background,
+                "held_out": settings.data.held_out,
+                "train": settings.train,
+                "scene": on_first(sha256)(scene) if scene else None,
+                "points": on_first(sha256)(points) if points else None,
+            },
+            "data": on_first(_contents)(fitted + held),
+        }
+    )
+    key = digest_of(made_with)
+    if _is_done(folder, key, made_with, category.name, overwrite):
+        logging.info("%s: the object is there already", category.name)
         return
-    folder.start_training(made_with, overwrite=overwrite)
-    loaded, held = load_split(category, settings)
-    views = _views(loaded, settings.data.background)
-    held_views = _views(held, settings.data.background) if held else None
+    _begin(folder, key, made_with)
+    views = load_train(category, views=fitted, **settings.data.reading)
+    held_views = load_train(category, views=held, **settings.data.reading) if held else None
+    background = settings.data.background
     if scene:
-        gaussians, history = on_first(lambda: _trimmed(read_ply(scene)))(), []
-        origin = f"{len(gaussians)} Gaussians from {scene}"
-        if held_views:
-            psnr, ssim = quality(
-                gaussians,
-                held_views,
-                sh_degree=gaussians.sh_degree,
-                capacity=Capacity(4 * len(gaussians)),
-            )
-            history = [{"step": 0, "psnr": psnr, "ssim": ssim, "seconds": 0.0, "cpu_seconds": 0.0}]
-        spent = {"seconds": 0.0, "cpu_seconds": 0.0}
+        clock, cpu = time.perf_counter(), time.process_time()
+        gaussians = on_first(read_ply)(scene)
+        result = Fitted(
+            object_from(gaussians, views, background), f"{len(gaussians)} Gaussians of {scene}", []
+        )
+        entry = {"step": 0, **(measure(result.normal_object, held_views) if held_views else {})}
+        entry |= {
+            "seconds": time.perf_counter() - clock,
+            "cpu_seconds": time.process_time() - cpu,
+        }
+        result.history.append(entry)
     else:
-        height, width = loaded.images.shape[1:3]
-        _, radius = common_volume(loaded.viewmats, loaded.K, width, height)
-        start, origin = initial_gaussians(
-            loaded.images,
-            loaded.viewmats,
-            loaded.K,
-            np.asarray(settings.data.background),
-            count=settings.train.count,
-            sh_degree=settings.train.sh_degree,
-            seed=settings.train.seed,
-            cloud=read_points(points) if points else None,
-        )
-        logging.info("%s: starting from %s", category.name, origin)
-        # Static in the compiled steps, so rounded: the last bits would cost a compilation.
-        radius = float(f"{radius:.4g}")
-        state = initial_state(start, settings.train, radius)
-        gaussians, history = _trained(state, views, held_views, settings, radius, folder, category)
-        spent = history[-1]
-    on_first(write_ply)(folder.scene, gaussians)
-    centre, radius = _extent(gaussians)
-    result = {
-        "origin": origin,
-        "gaussians": len(gaussians),
-        "centre": centre,
-        "radius": radius,
-        "history": history,
-        "seconds": spent["seconds"],
-        "cpu_seconds": spent["cpu_seconds"],
-    }
-    folder.finish("train", made_with, result)
-
-
-def _trained(
-    state: TrainState,
-    views: Views,
-    held_views: Views | None,
-    settings: Settings,
-    radius: float,
-    folder: RunFolder,
-    category: Category,
-) -> tuple[Gaussians, list[dict]]:
-    if settings.train.batch < jax.device_count():
-        logging.warning(
-            "train.batch=%d keeps so many of %d devices busy; a larger batch would use the others",
-            settings.train.batch, jax.device_count(),
-        )  # fmt: skip
-    checkpoints = Checkpoints(folder.checkpoints)
-    try:
-        history: list[dict] = []
-        found = checkpoints.restore(state)
-        if found:
-            state, history = found
-            logging.info("%s: resuming at step %d", category.name, int(state.step))
-        state, history = train(
-            state,
+        result = fit(
             views,
-            held_views,
             settings.train,
-            radius,
-            on_checkpoint=checkpoints.save,
-            history=history,
+            background=background,
+            held_out=held_views,
+            cloud=on_first(read_points)(points) if points else None,
+            checkpoints=folder.checkpoints,
             name=category.name,
-            progress=is_first(),
         )
-    except (FloatingPointError, CapacityError) as error:
-        raise InputError(
-            f"{category.name}: the training diverged, {error}; lower the learning rates, "
-            "config.train.rates"
-        ) from error
-    finally:
-        checkpoints.close()
-    return state.gaussians, history
+    names = [stem_of(category, view) for view in fitted]
+    on_first(save_object)(folder.object, result.normal_object, views, names)
+    last = result.history[-1]
+    record = {
+        "made_with": made_with,
+        "origin": result.origin,
+        "gaussians": len(result.normal_object.gaussians),
+        "fitted": names,
+        "held_out": [stem_of(category, view) for view in held],
+        "history": result.history,
+        "seconds": last["seconds"],
+        "cpu_seconds": last["cpu_seconds"],
+    }
+    folder.save("training", key, record)
+
+
+def stem_of(category: Category, view: TrainView) -> str:
+    """A view's name, unique among the category's."""
+    return view.path.relative_to(category.root).with_suffix("").as_posix().replace("/", "_")
+
+
+def _contents(views: tuple[TrainView, ...]) -> dict[str, Any]:
+    """What the views hold: a hash of each image's file, and its pose."""
+    return {
+        view.path.name: [sha256(view.path)[:16], digest_of(view.viewmat.tolist())] for view in views
+    }
 
 
 @on_first
-def load_scene(folder: RunFolder) -> Scene:
-    """The scene a finished training left in a run folder.
+def _is_done(
+    folder: RunFolder, key: str, made_with: dict[str, Any], name: str, overwrite: bool
+) -> bool:
+    """Whether the object is there; what it was begun with must not be lost unasked.
 
     Raises:
-        InputError: if there is none.
+        InputError: if it is another one, made with other settings, and `overwrite` is off.
     """
-    record = folder.load("train")
-    try:
-        gaussians = _trimmed(read_ply(folder.scene))
-    except InputError as error:
-        raise folder.damaged(folder.scene, "train", error) from error
-    return Scene(gaussians, np.asarray(record["centre"]), float(record["radius"]))
+    note, done = folder.checkpoints / "made_with.json", folder.path("training")
+    if done.is_file() and (folder.object / OBJECT).is_file():
+        before, what = folder.load("training")["made_with"], str(folder.object)
+        if folder.holds("training", key):
+            return True
+    elif note.is_file():
+        before = read_json(note, f"delete {folder.checkpoints} to train afresh")
+        what = str(folder.checkpoints)
+    else:
+        return False
+    difference = first_difference(before["settings"], made_with["settings"])
+    if difference and not overwrite:
+        raise InputError(
+            f"{what} was made with other settings: {difference}; choose another --run folder, or "
+            "give --overwrite to train it anew"
+        )
+    if before["data"] != made_with["data"]:
+        changed = first_difference(before["data"], made_with["data"])
+        logging.warning("%s: the training images changed, %s: trained anew", name, changed)
+    return False
+
+
+@on_first
+def _begin(folder: RunFolder, key: str, made_with: dict[str, Any]) -> None:
+    """Keep the checkpoints of the same training, and nothing else of another."""
+    note = folder.checkpoints / "made_with.json"
+    if not note.is_file() or digest_of(read_json(note, "delete it")) != key:
+        folder.forget_training()
+    write_json(note, made_with)

@@ -6,6 +6,7 @@ Images come as float [H, W, 3] in [0, 1] or uint8 [H, W, 3], RGB; panels are uin
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,6 +14,7 @@ import matplotlib
 import numpy as np
 
 TRUTH_COLOUR = (0, 112, 255)
+BOX_COLOUR = (0, 165, 70)
 _HEAT = matplotlib.colormaps["YlOrRd"]
 _JPEG_QUALITY = 82
 
@@ -24,7 +26,7 @@ class HeatScale:
     Attributes:
         low: value at which colour begins; below, the image shows alone.
         high: value from which the colour is the darkest.
-        normal: value that 99.9 % of the good images' pixels stay below; NaN without good images.
+        normal: value that 99.9 % of normal images' pixels stay below; NaN without such images.
     """
 
     low: float
@@ -32,25 +34,25 @@ class HeatScale:
     normal: float
 
 
-def heat_scale(good_maps: list[np.ndarray], other_maps: list[np.ndarray]) -> HeatScale:
+def heat_scale(normal_maps: list[np.ndarray], other_maps: list[np.ndarray]) -> HeatScale:
     """The colour scale of a category's anomaly maps.
 
-    It starts at the value that 90 % of the good images' pixels stay below (of all images', without
-    good ones) and ends at the value that 0.1 % of the pixels of the typical (median) defective
-    image exceed: a few images with a wrong pose do not pale all others. Nor does it end below what
-    99.9 % of the good pixels stay under: where no defect stands out, noise is not blown up.
+    It starts at the value that 90 % of the normal images' pixels stay below (of all images',
+    without normal ones) and ends at the value that 0.1 % of the pixels of the typical (median)
+    other image exceed: a few images with a wrong pose do not pale all others. Nor does it end below
+    what 99.9 % of the normal pixels stay under: where no defect stands out, noise is not blown up.
 
     Args:
-        good_maps: anomaly maps of good images.
-        other_maps: anomaly maps of all other images.
+        normal_maps: anomaly maps of normal images.
+        other_maps: anomaly maps of defective images; of all, where none is known to be normal.
     """
-    pixels = np.concatenate([np.ravel(m) for m in (good_maps or other_maps)])
+    pixels = np.concatenate([np.ravel(m) for m in (normal_maps or other_maps)])
     low, normal = np.percentile(pixels, [90.0, 99.9])
-    high = np.median([np.percentile(m, 99.9) for m in (other_maps or good_maps)])
-    if good_maps:
+    high = np.median([np.percentile(m, 99.9) for m in (other_maps or normal_maps)])
+    if normal_maps:
         high = max(high, normal)
     return HeatScale(
-        float(low), float(max(high, low + 1e-12)), float(normal) if good_maps else float("nan")
+        float(low), float(max(high, low + 1e-12)), float(normal) if normal_maps else float("nan")
     )
 
 
@@ -73,13 +75,18 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def heat_panel(
-    image: np.ndarray, heat_map: np.ndarray, mask: np.ndarray | None, scale: HeatScale
+    image: np.ndarray,
+    heat_map: np.ndarray,
+    boxes: Sequence[Sequence[float]],
+    mask: np.ndarray | None,
+    scale: HeatScale,
 ) -> np.ndarray:
-    """The heat map over the greyed image, the outline of the ground truth on it.
+    """The heat map over the greyed image, outlines of the ground truth and of the regions on it.
 
     Args:
         image: uint8 [h, w, 3] panel.
         heat_map: float32 anomaly map of any size.
+        boxes: left, top, width and height of each region in pixels of the map.
         mask: bool ground truth of any size, or None.
         scale: the category's colours.
     """
@@ -92,6 +99,11 @@ def heat_panel(
         # Drawn around the region, not on it: on a small one the line would hide the heat.
         around = cv2.dilate(_region(mask, (h, w)), np.ones((3, 3), np.uint8), iterations=2)
         cv2.drawContours(panel, _contours(around), -1, TRUTH_COLOUR, 1, cv2.LINE_AA)
+    across, down = w / heat_map.shape[1], h / heat_map.shape[0]
+    for left, top, width, height in boxes:
+        first = max(0, int(left * across) - 1), max(0, int(top * down) - 1)
+        last = int(np.ceil((left + width) * across)), int(np.ceil((top + height) * down))
+        cv2.rectangle(panel, first, (min(w - 1, last[0]), min(h - 1, last[1])), BOX_COLOUR, 1)
     return panel
 
 

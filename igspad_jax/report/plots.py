@@ -13,51 +13,55 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
+from igspad_jax.data import GOOD, UNLABELLED
+
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _GOOD, _DEFECTIVE, _FAILED = "#3d8bd4", "#e07b1a", "#d1345b"
+_CALIBRATION = "calibration"
+_COLOURS = {_CALIBRATION: "#2f9e8f", GOOD: _GOOD, UNLABELLED: "#8a93a0"}
 _MOST_POINTS = 150
 _numbers = itertools.count()
 
 
 def score_histogram(
-    scores: Sequence[float], kinds: Sequence[str], threshold: float | None = None
+    scores: Sequence[float],
+    kinds: Sequence[str],
+    calibration: Sequence[float] = (),
+    threshold: float = np.inf,
 ) -> str:
-    """Image scores of each kind on a common axis, good images first.
+    """Image scores of each kind on a common axis, and the threshold across them.
 
     Args:
         scores: image scores.
-        kinds: the kind of each; "good" for good images.
-        threshold: score from which an image is called defective, drawn where given.
+        kinds: the kind of each.
+        calibration: image scores of the calibration images, the first row if there are any.
+        threshold: score above which an image fails; no line is drawn where it is not finite.
     """
-    names = sorted(set(kinds), key=lambda kind: (kind != "good", kind))
-    values = np.asarray(scores, float)
+    rows = {_CALIBRATION: list(calibration)} if len(calibration) else {}
+    for kind in sorted(set(kinds), key=lambda kind: (kind != GOOD, kind == UNLABELLED, kind)):
+        rows[kind] = [s for s, own in zip(scores, kinds, strict=True) if own == kind]
+    values = np.concatenate(list(rows.values()))
+    if np.isfinite(threshold):
+        values = np.append(values, threshold)
     # Squared distances span decades: on a linear axis all but the worst fall into one bar.
     logarithmic = bool(values.min() > 0.0 and values.max() > 20.0 * values.min())
     if logarithmic:
         edges = np.geomspace(values.min(), values.max(), 25)
     else:
         edges = np.histogram_bin_edges(values, bins=24)
-    figure, axes = _figure(5.6, 0.75 + 0.62 * len(names), rows=len(names))
-    good = [s for s, kind in zip(scores, kinds, strict=True) if kind == "good"]
-    top = 0.0
-    for axis, name in zip(axes, names, strict=True):
-        own = [s for s, kind in zip(scores, kinds, strict=True) if kind == name]
-        colour = _GOOD if name == "good" else _DEFECTIVE
-        counts, *_ = axis.hist(own, bins=edges.tolist(), color=colour)
-        top = max(top, float(np.max(counts)))
+    figure, axes = _figure(5.6, 0.75 + 0.62 * len(rows), rows=len(rows))
+    for i, (axis, (name, own)) in enumerate(zip(axes, rows.items(), strict=True)):
+        counts, *_ = axis.hist(own, bins=edges.tolist(), color=_COLOURS.get(name, _DEFECTIVE))
+        # Each row has its own height: the calibration images may be many times the others.
+        axis.set_ylim(0, 1.08 * float(np.max(counts)))
         axis.set_ylabel(f"{name}\n({len(own)})", rotation=0, ha="right", va="center")
         if logarithmic:
             axis.set_xscale("log")
         axis.set_yticks([])
         axis.spines["left"].set_visible(False)
-        if good:
-            axis.axvline(max(good), color=_GOOD, lw=1.2, ls=(0, (4, 2)))
-        if threshold is not None:
-            axis.axvline(threshold, color=_FAILED, lw=1.2)
-    for axis in axes:
-        axis.set_ylim(0, 1.08 * top)
-    for axis in axes[:-1]:
-        axis.tick_params(labelbottom=False)
+        axis.tick_params(labelbottom=axis is axes[-1])
+        if np.isfinite(threshold):
+            axis.axvline(threshold, color=_FAILED, lw=1.2, gid=f"threshold-{i}")
     axes[-1].set_xlabel("image score")
     return _svg(figure, "Histograms of the image scores of each kind")
 

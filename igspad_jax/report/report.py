@@ -1,7 +1,8 @@
-"""One self-contained HTML file about a run: figures, plots, and every image, worst first."""
+"""One self-contained HTML file about a run: verdicts, figures, plots, and every image."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,21 +11,21 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from igspad_jax.data import GOOD, UNLABELLED
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate.evaluate import NATIVE
 from igspad_jax.evaluate.poses import GROSS_DEGREES
 from igspad_jax.evaluate.summary import aggregate
 from igspad_jax.evaluate.tables import format_value, kind_table, run_tables
+from igspad_jax.evaluate.verdicts import VERDICTS
 from igspad_jax.files import write_whole
 from igspad_jax.report import panels, plots
 from igspad_jax.report.records import (
-    GOOD,
     OFF_DEGREES,
     CategoryReport,
     ImageRecord,
     image_ap,
     worst_first,
-    wrongness,
 )
 
 
@@ -32,10 +33,7 @@ from igspad_jax.report.records import (
 class _Card:
     record: ImageRecord
     place: int
-    wrongness: float
     ap: float | None
-    badges: list[tuple[str, str]]
-    verdict: str
     panels: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -47,7 +45,7 @@ def write_report(
     image_size: int = 400,
     megabytes: float = 15.0,
 ) -> Path:
-    """Writes the report, in one step.
+    """Write the report, in one step.
 
     Args:
         path: the HTML file; missing folders are made.
@@ -56,7 +54,7 @@ def write_report(
         settings: what the run used (matcher, features, ...), shown as given, nested or not.
         image_size: longest side of a picture in pixels.
         megabytes: room for pictures, shared evenly by the categories. Images for which none is
-            left, the least wrong ones, are listed without pictures, and the report says so.
+            left, the last in order, are listed without pictures, and the report says so.
 
     Returns:
         The path.
@@ -78,7 +76,7 @@ def write_report(
     metrics = {category.name: category.metrics for category in categories}
     text = template.render(
         title=title,
-        tiles=_tiles(metrics),
+        tiles=_tiles(categories),
         tables=run_tables(metrics),
         settings=_flat(settings),
         categories=[
@@ -107,42 +105,46 @@ def _check(category: CategoryReport) -> None:
 
 
 def _section(category: CategoryReport, anchor: str, image_size: int, room: float) -> dict[str, Any]:
-    records = category.records
-    wrong, words = wrongness(records)
-    good = [r.heat_map for r in records if r.kind == GOOD]
-    scale = panels.heat_scale(good, [r.heat_map for r in records if r.kind != GOOD])
+    records = [category.records[i] for i in worst_first(category.records)]
+    normal = [r.heat_map for r in records if r.taken_for == "normal"]
+    defective = [r.heat_map for r in records if r.taken_for == "defective"]
+    neither = [] if normal or defective else [r.heat_map for r in records]
+    scale = panels.heat_scale(normal, defective or neither)
     shown, listed = [], []
-    for place, i in enumerate(worst_first(records)):
-        record = records[i]
-        card = _Card(
-            record,
-            place,
-            wrong[i],
-            image_ap(record),
-            _badges(record, category.threshold),
-            words[i],
-            _panels(record, scale, image_size) if not listed else [],
-        )
-        room -= sum(len(panel["uri"]) for panel in card.panels)
-        (shown if room >= 0 and not listed else listed).append(card)
+    for place, record in enumerate(records):
+        drawn = [] if listed else _panels(record, scale, image_size)
+        room -= sum(len(panel["uri"]) for panel in drawn)
+        fits = room >= 0 and not listed
+        (shown if fits else listed).append(_Card(record, place, image_ap(record), drawn))
     with_losses = [r for r in records if r.losses is not None and len(r.losses)]
+    metrics = category.metrics
+    kinds = Counter(sorted(r.kind for r in records))
+    verdicts = Counter(r.verdict for r in records)
     return {
         "name": category.name,
         "anchor": anchor,
+        "statement": category.statement,
+        # The statement is among the notes of a run's metrics as well.
+        "notes": [note for note in metrics.get("notes", ()) if note != category.statement],
         "cards": shown,
         "listed": listed,
-        "kinds": sorted({r.kind for r in records}, key=lambda kind: (kind != GOOD, kind)),
-        "gross": [records[i] for i in worst_first(records) if records[i].gross],
-        "doubted": [
-            (place, records[i]) for place, i in enumerate(worst_first(records)) if records[i].flags
-        ],
+        "filters": {
+            "verdict": {verdict: verdicts[verdict] for verdict in VERDICTS if verdicts[verdict]},
+            "kind": {
+                k: kinds[k] for k in sorted(kinds, key=lambda k: (k != GOOD, k == UNLABELLED))
+            },
+        },
+        "gross": [r for r in records if r.gross],
         "posed": any(r.degrees is not None for r in records),
-        "legend": _legend(scale) | {"defective": len(good) < len(records)},
-        "table": kind_table(category.metrics),
+        "legend": _legend(scale) | {"defective": bool(defective)},
+        "table": kind_table({**metrics, "notes": ()}) if "sizes" in metrics else None,
         "histogram": plots.score_histogram(
-            [r.score for r in records], [r.kind for r in records], category.threshold
+            [r.score for r in records],
+            [r.kind for r in records],
+            category.calibration_scores,
+            category.threshold,
         ),
-        "threshold": category.threshold,
+        "threshold": f"{category.threshold:.4g}" if np.isfinite(category.threshold) else None,
         "losses": plots.loss_curves(
             [r.losses for r in with_losses if r.losses is not None], [r.gross for r in with_losses]
         )
@@ -152,27 +154,15 @@ def _section(category: CategoryReport, anchor: str, image_size: int, room: float
     }
 
 
-def _badges(record: ImageRecord, threshold: float | None) -> list[tuple[str, str]]:
-    """Style and text of each badge."""
-    badges = []
-    if record.gross:
-        badges.append(("bad", "pose failed"))
-    elif record.degrees is not None and record.degrees > OFF_DEGREES:
-        badges.append(("warn", "pose off"))
-    if threshold is not None and (record.score >= threshold) != (record.kind != GOOD):
-        badges.append(("bad", "false alarm" if record.kind == GOOD else "missed"))
-    return badges + [("warn", flag) for flag in record.flags]
-
-
 def _panels(record: ImageRecord, scale: panels.HeatScale, size: int) -> list[dict[str, str]]:
     image = panels.fit(record.image, size)
     render = panels.fit(record.render, size)
     drawn = [
-        ("test image", image, f"Test image {record.name}"),
+        ("image", image, f"Image {record.name}"),
         ("render", render, f"Render of the normal object at the pose estimated for {record.name}"),
         (
             "heat map",
-            panels.heat_panel(image, record.heat_map, record.mask, scale),
+            panels.heat_panel(image, record.heat_map, record.boxes, record.mask, scale),
             f"Anomaly heat map over {record.name}, image score {record.score:.4g}",
         ),
     ]
@@ -185,18 +175,9 @@ def _panels(record: ImageRecord, scale: panels.HeatScale, size: int) -> list[dic
                 f"Ground truth of {record.name}: {count} defective pixels",
             )
         )
-    if record.initial_render is not None:
-        start = panels.fit(record.initial_render, size)
-        drawn.append(
-            (
-                "initial pose",
-                panels.alignment_panel(image, start),
-                f"{record.name} in red over the render at the initial pose in cyan",
-            )
-        )
     drawn.append(
         (
-            "final pose",
+            "pose",
             panels.alignment_panel(image, render),
             f"{record.name} in red over the render at the estimated pose in cyan",
         )
@@ -223,33 +204,32 @@ def _legend(scale: panels.HeatScale) -> dict[str, Any]:
     }
 
 
-def _tiles(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The figures a reader looks for first: title, value, and whether it is alarming."""
-    if not metrics:
-        return []
-    mean = aggregate(metrics)
-    overall = mean["sizes"][NATIVE]["overall"]
-    tiles: list[dict[str, Any]] = [
-        {"title": title, "value": format_value(overall[key]), "bad": False}
-        for key, title in (
-            ("image_auroc", "image AUROC"),
-            ("pixel_auroc", "pixel AUROC"),
-            ("pixel_ap", "pixel AP"),
-            ("aupro", "AUPRO"),
-        )
-    ]
+def _tiles(categories: Sequence[CategoryReport]) -> list[dict[str, str]]:
+    """The figures a reader looks for first: title, value and style."""
+    records = [record for category in categories for record in category.records]
+    verdicts = Counter(r.verdict for r in records)
+    tiles = [_tile(v, str(verdicts[v]), v if verdicts[v] else "") for v in VERDICTS]
+    for title, label, kinds in (
+        ("false alarms", "good", {GOOD}),
+        ("defects found", "defective", {r.kind for r in records} - {GOOD, UNLABELLED}),
+    ):
+        failed = [r.verdict == "FAIL" for r in records if r.kind in kinds]
+        if failed:
+            counts = f"{sum(failed)} of {len(failed)} {label} images"
+            tiles.append(_tile(f"{title}: {counts}", f"{sum(failed) / len(failed):.1%}"))
+    mean = aggregate({category.name: category.metrics for category in categories})
+    if "sizes" in mean:
+        overall = mean["sizes"][NATIVE]["overall"]
+        for key, title in (("image_auroc", "image AUROC"), ("pixel_ap", "pixel AP")):
+            tiles.append(_tile(title, format_value(overall[key])))
     if "pose" in mean:
         median = format_value(mean["pose"]["median_degrees"], 3)
-        gross = mean["pose"]["gross_count"]
-        tiles.append({"title": "median pose error", "value": f"{median}°", "bad": False})
-        tiles.append(
-            {
-                "title": f"poses off by > {GROSS_DEGREES:g}°",
-                "value": f"{gross} of {mean['pose']['images']}",
-                "bad": gross > 0,
-            }
-        )
+        tiles.append(_tile("median pose error", f"{median}°"))
     return tiles
+
+
+def _tile(title: str, value: str, style: str = "") -> dict[str, str]:
+    return {"title": title, "value": value, "style": style}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -43,7 +43,6 @@ class TrainConfig:
         dead_below: opacity below which a Gaussian is relocated.
         relocate_every: steps between relocations.
         relocate_until: share of the training after which relocation ends.
-        held_out: number of training views kept back to measure quality.
         evaluate_every: steps between measurements on the held-out views.
         checkpoint_every: steps between checkpoints.
         seed: of every random choice.
@@ -61,7 +60,6 @@ class TrainConfig:
     dead_below: float = 0.005
     relocate_every: int = 100
     relocate_until: float = 0.8
-    held_out: int = 10
     evaluate_every: int = 500
     checkpoint_every: int = 500
     seed: int = 0

@@ -1,0 +1,292 @@
+"""One photograph in, one verdict out: the path of an image, from its pixels to PASS or FAIL."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from igspad_jax.batches import batches
+from igspad_jax.data import LoadedViews, prepare_image
+from igspad_jax.detect import Comparison, ExpectedAnomaly, make_comparison, own_level, pooled
+from igspad_jax.devices import on_first
+from igspad_jax.errors import InputError
+from igspad_jax.inspector.calibration import Calibration
+from igspad_jax.inspector.config import InspectorConfig
+from igspad_jax.inspector.coverage import Coverage
+from igspad_jax.inspector.inspection import Inspection, PoseEstimate, Verdict
+from igspad_jax.inspector.regions import find_regions
+from igspad_jax.invert import invert
+from igspad_jax.invert.deviations import deviations
+from igspad_jax.match import FirstPoses, prepare_views
+from igspad_jax.networks.weights import NO_SOURCES, Sources
+from igspad_jax.normal_object import NormalObject
+
+_UNCALIBRATED = Calibration(scores=(), residual_limit=1.0, farthest=180.0)
+
+
+class Inspector:
+    """Tells from one photograph, from any side, whether an object is defective, and where.
+
+    An image is located (`locate`: first poses, solver), compared with the render at its pose
+    (`compare`) and judged (`judge`). It gives the same result whether alone or among others.
+
+    Attributes:
+        normal_object: what a normal one looks like.
+        views: the training images that its scene was fitted to, with their poses.
+        config: the settings.
+        expected: the anomaly that normal images show; None before `learn`.
+        calibration: what the verdict rests on; without any, every image is UNSURE.
+    """
+
+    def __init__(
+        self,
+        normal_object: NormalObject,
+        views: LoadedViews,
+        config: InspectorConfig,
+        *,
+        expected: ExpectedAnomaly | None = None,
+        calibration: Calibration = _UNCALIBRATED,
+        sources: Sources = NO_SOURCES,
+        features_folder: Path | None = None,
+    ):
+        """An inspector; `config` names its matcher and its features, none of them "auto".
+
+        Args:
+            normal_object: the object.
+            views: the training images, of the object's size.
+            config: the settings.
+            expected: what `learn` found.
+            calibration: what `calibrate` found.
+            sources: of weights that are not the usual ones.
+            features_folder: where a network's keypoints of the training images are kept.
+        """
+        self.normal_object, self.views, self.config = normal_object, views, config
+        self.expected, self.calibration = expected, calibration
+        self._sources, self._features_folder = sources, features_folder
+        self.coverage = Coverage(views.viewmats, np.asarray(normal_object.centre, np.float64))
+
+    @functools.cached_property
+    def first_poses(self) -> FirstPoses:
+        """Finds the poses that the solver starts from."""
+        views, centre = self.views, np.asarray(self.normal_object.centre)
+        return FirstPoses(
+            self.normal_object, views.images,
+            prepare_views(views.images, views.viewmats, views.K, centre),
+            self.config.match, self._sources, self._features_folder,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def comparison(self) -> Comparison:
+        """Compares images with renders."""
+        detect = self.config.detect
+        return make_comparison(detect.features, self._sources, dtype=detect.dtype)
+
+    @property
+    def batch(self) -> int:
+        """Images that are worked on at once; a CPU gains nothing from more than one."""
+        return 1 if jax.default_backend() == "cpu" else self.config.invert.batch
+
+    def __call__(self, image: np.ndarray) -> Inspection:
+        """Inspect an image, uint8 [H, W, 3 or 4] or float [H, W, 3] in [0, 1].
+
+        Raises:
+            InputError: an image of another shape than the training images', or not finite.
+        """
+        return next(self.inspect([image]))
+
+    def inspect(self, images: Sequence[np.ndarray]) -> Iterator[Inspection]:
+        """Inspect images, each as `__call__` does; on accelerators several at once."""
+        read = [self.read(image) for image in images]
+        for chosen, real in batches(len(read), self.batch):
+            group = np.stack([read[i] for i in chosen])
+            poses, renders = self.locate(group)
+            heat_maps = self.compare(group, poses, renders)
+            for i in range(real):
+                yield self.judge(poses[i], heat_maps[i])
+
+    def read(self, image: np.ndarray, what: str = "image") -> np.ndarray:
+        """An image as it is inspected: on the object's background, shrunk to its size.
+
+        Args:
+            image: uint8 [H, W, 3 or 4], or float in [0, 1].
+            what: names the image in errors.
+
+        Raises:
+            InputError: an image of another shape than the training images', or not finite.
+        """
+        normal = self.normal_object
+        background = np.asarray(normal.background).tolist()
+        result = prepare_image(image, size=normal.width, background=background, what=what)
+        if result.shape != (normal.height, normal.width, 3):
+            height, width = np.shape(image)[:2]
+            raise InputError(
+                f"{what} is {width} x {height} px, which is not the shape of the training images, "
+                f"{normal.width} x {normal.height}: take it with the same camera"
+            )
+        return result
+
+    def locate(
+        self, images: np.ndarray, on_step: Callable[[int], object] | None = None
+    ) -> tuple[list[PoseEstimate], np.ndarray]:
+        """Estimate the poses of [n, H, W, 3] images.
+
+        Args:
+            images: in [0, 1].
+            on_step: called with the number of solver steps done, for progress bars.
+
+        Returns:
+            The estimates, and the object rendered at them, [n, H, W, 3].
+        """
+        hypotheses = on_first(lambda: [self.first_poses(image) for image in images])()
+        found = invert(
+            self.normal_object,
+            images,
+            np.stack([[pose.viewmat for pose in own] for own in hypotheses]),
+            self.config.invert,
+            match_points=self.first_poses.matched_points,
+            on_step=on_step,
+        )
+        estimates = []
+        for i, own in enumerate(hypotheses):
+            initial = own[found.chosen[i]]
+            degrees, percent = deviations(self.normal_object, found, i)
+            estimates.append(
+                PoseEstimate(
+                    viewmat=found.viewmats[i],
+                    exposure=found.exposures[i],
+                    residual=float(found.residuals[i]),
+                    settled=bool(found.settled[i]),
+                    sigma_degrees=degrees,
+                    sigma_percent=percent,
+                    first_viewmat=own[0].viewmat,
+                    initial_viewmat=initial.viewmat,
+                    initial_source=initial.source,
+                    initial_view=initial.training_view,
+                    losses=found.losses[i],
+                    sampled=found.sampled[i],
+                )
+            )
+        return estimates, found.renders
+
+    def render(self, poses: Sequence[PoseEstimate]) -> np.ndarray:
+        """[n, H, W, 3] the normal object at estimated poses."""
+        viewmats, exposures = (
+            np.stack([getattr(pose, name) for pose in poses]) for name in ("viewmat", "exposure")
+        )
+        return self.normal_object.renders(viewmats, exposures)
+
+    def compare(
+        self, images: np.ndarray, poses: Sequence[PoseEstimate], renders: np.ndarray
+    ) -> np.ndarray:
+        """[n, H, W] anomaly maps of [n, H, W, 3] images against renders at their poses."""
+        heat_maps = self.comparison.anomaly_maps(images, renders)
+        return np.stack(
+            [self.discount(m, pose.viewmat) for m, pose in zip(heat_maps, poses, strict=True)]
+        )
+
+    def discount(self, heat_map: np.ndarray, viewmat: np.ndarray) -> np.ndarray:
+        """An anomaly map [H, W] over what is to be expected at its pose [4, 4]."""
+        detect = self.config.detect
+        if self.expected is None or not detect.expected_strength:
+            return heat_map
+        expected = self.expected.at(self.normal_object, viewmat, detect.expected_views)
+        excess = expected / max(self.expected.typical, 1e-12)
+        return heat_map / (1.0 + detect.expected_strength * excess)
+
+    def normalised(self, heat_map: np.ndarray) -> tuple[np.ndarray, int]:
+        """The map whose largest value is the image score (equation 6, and normalised).
+
+        Returns:
+            The pooled map [h, w] in units of the score, and the pixels of the image before its
+            first value.
+        """
+        detect = self.config.detect
+        pool = max(1, round(detect.pool * heat_map.shape[1]))
+        level = own_level(heat_map) ** detect.normalise
+        return pooled(heat_map, pool) / max(level, 1e-12), pool // 2
+
+    def learn(self, on_image: Callable[[], object] | None = None) -> None:
+        """Learn from the training images what the scene itself gets wrong.
+
+        Args:
+            on_image: called after each image, for progress bars.
+        """
+        views, plain = self.views, np.array([1.0, 0.0], np.float32)
+
+        def compared() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for chosen, real in batches(len(views.images), self.batch):
+                images, viewmats = views.images[chosen], views.viewmats[chosen]
+                renders = self.normal_object.renders(viewmats, np.tile(plain, (len(chosen), 1)))
+                heat_maps = self.comparison.anomaly_maps(images, renders)
+                for viewmat, heat_map in zip(viewmats[:real], heat_maps[:real], strict=True):
+                    yield viewmat, heat_map
+                    if on_image:
+                        on_image()
+
+        if self.config.detect.expected_strength:
+            self.expected = ExpectedAnomaly.learn(self.normal_object, compared())
+
+    def judge(self, pose: PoseEstimate, heat_map: np.ndarray) -> Inspection:
+        """Decide, from the pose and the anomaly map [H, W] of an image."""
+        rate = self.config.calibrate.false_alarm_rate
+        values, offset = self.normalised(heat_map)
+        score = float(values.max())
+        threshold = self.calibration.threshold(rate)
+        doubts = self.doubts(pose)
+        regions = find_regions(
+            values,
+            offset=offset,
+            seed=threshold,
+            edge=self.calibration.typical,
+            depth_of=lambda: self.normal_object.depth(pose.viewmat),
+            viewmat=np.asarray(pose.viewmat, np.float64),
+            K=np.asarray(self.normal_object.K, np.float64),
+        )
+        return Inspection(
+            verdict=_verdict(doubts, score, threshold),
+            doubts=doubts,
+            p_value=self.calibration.p_value(score),
+            score=score,
+            threshold=threshold,
+            anomaly_map=heat_map,
+            regions=regions,
+            pose=pose,
+        )
+
+    def verdict(self, inspection: Inspection, rate: float) -> Verdict:
+        """The verdict on an image at another false-alarm rate."""
+        threshold = self.calibration.threshold(rate)
+        return _verdict(inspection.doubts, inspection.score, threshold)
+
+    def doubts(self, pose: PoseEstimate) -> tuple[str, ...]:
+        """Why an image cannot be judged, in a few words each; none if it can."""
+        if not len(self.calibration):
+            return ("the inspector is not calibrated",)
+        if not (np.isfinite(pose.viewmat).all() and np.isfinite(pose.residual)):
+            return ("no pose found",)
+        doubts = []
+        limit, farthest = self.calibration.residual_limit, self.calibration.farthest
+        if pose.residual > limit:
+            doubts.append(
+                f"the pose is doubted, or the image shows something else: the normal object "
+                f"leaves {pose.residual:.0%} of it unexplained, up to {limit:.0%} is usual"
+            )
+        degrees, roll = self.coverage.distance(pose.viewmat)
+        if degrees > farthest:
+            doubts.append(
+                f"seen from a side that no training view shows: {degrees:.0f} degrees from the "
+                f"nearest, up to {farthest:.0f} is covered"
+            )
+        if roll > self.config.calibrate.farthest_roll:
+            doubts.append(f"upside down: rolled by {roll:.0f} degrees from the training views")
+        return tuple(doubts)
+
+
+def _verdict(doubts: Sequence[str], score: float, threshold: float) -> Verdict:
+    if doubts:
+        return Verdict.UNSURE
+    return Verdict.FAIL if score > threshold else Verdict.PASS

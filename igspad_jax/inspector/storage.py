@@ -1,0 +1,229 @@
+"""An inspector as a folder that can be copied to another machine.
+
+    object.json       the camera, the background, centre and radius, the poses of the views
+    scene.ply         the Gaussians, for viewers too
+    views/NAME.png    the training images, 8 bit
+    inspector.json    settings, the weights by name and hash, the calibration
+    expected.npz      the anomaly that normal images show, see `ExpectedAnomaly`
+    features/         keypoints of the training images; made anew where they are missing
+
+The first three are the normal object, the others what an inspector adds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from igspad_jax.data import LoadedViews, load_image, to_uint8, write_image
+from igspad_jax.detect import ExpectedAnomaly, weights_of_features
+from igspad_jax.errors import InputError
+from igspad_jax.files import read_json, write_json, write_whole
+from igspad_jax.inspector.calibration import Calibration
+from igspad_jax.inspector.config import InspectorConfig
+from igspad_jax.inspector.inspector import Inspector
+from igspad_jax.match import MATCHERS
+from igspad_jax.networks.weights import NO_SOURCES, Sources, digest
+from igspad_jax.normal_object import NormalObject
+from igspad_jax.render import Capacity
+from igspad_jax.scene.ply import read_ply, write_ply
+from igspad_jax.settings import filled
+
+FORMAT = 1  # raised whenever older programs could not read a folder, or newer ones an older folder
+OBJECT, INSPECTOR = "object.json", "inspector.json"
+_SCENE, _VIEWS, _EXPECTED, _FEATURES = "scene.ply", "views", "expected.npz", "features"
+
+T = TypeVar("T")
+
+
+def rounded(views: LoadedViews) -> LoadedViews:
+    """The views as a folder keeps them, at 8 bits: all that follows must see the same pixels."""
+    return dataclasses.replace(views, images=to_uint8(views.images).astype(np.float32) / 255.0)
+
+
+def save_object(
+    folder: Path, normal_object: NormalObject, views: LoadedViews, names: Sequence[str]
+) -> None:
+    """Write a normal object and the views it was fitted to; the names are unique file stems."""
+    (folder / _VIEWS).mkdir(parents=True, exist_ok=True)
+    for name, image in zip(names, views.images, strict=True):
+        write_image(folder / _VIEWS / f"{name}.png", to_uint8(image))
+    write_ply(folder / _SCENE, normal_object.gaussians)
+    content = {
+        "format": FORMAT,
+        "width": normal_object.width,
+        "height": normal_object.height,
+        "K": np.asarray(normal_object.K),
+        "background": np.asarray(normal_object.background),
+        "centre": np.asarray(normal_object.centre),
+        "radius": float(normal_object.radius),
+        "sh_degree": normal_object.gaussians.sh_degree,
+        "capacity": normal_object.capacity.slots,
+        "views": [
+            {"name": name, "viewmat": viewmat}
+            for name, viewmat in zip(names, views.viewmats, strict=True)
+        ],
+    }
+    write_json(folder / OBJECT, content)
+
+
+def load_object(folder: Path) -> tuple[NormalObject, LoadedViews]:
+    """Read what `save_object` wrote.
+
+    Raises:
+        InputError: if something is missing, damaged, or of another format.
+    """
+
+    def read(content: dict[str, Any]) -> tuple[NormalObject, LoadedViews]:
+        gaussians = read_ply(folder / _SCENE)
+        bases = (int(content["sh_degree"]) + 1) ** 2
+        K = np.array(content["K"], np.float32)
+        images = [load_image(folder / _VIEWS / f"{v['name']}.png") for v in content["views"]]
+        viewmats = np.array([view["viewmat"] for view in content["views"]], np.float32)
+        normal_object = NormalObject(
+            gaussians.replace(sh=gaussians.sh[:, :bases]),
+            K,
+            width=int(content["width"]),
+            height=int(content["height"]),
+            background=np.array(content["background"]),
+            centre=np.array(content["centre"]),
+            radius=float(content["radius"]),
+            capacity=Capacity(int(content["capacity"])),
+        )
+        return normal_object, LoadedViews(np.stack(images), viewmats, K)
+
+    return _read(folder / OBJECT, read, "copy the folder again, or run scripts/train.py")
+
+
+def save_inspector(
+    folder: Path, inspector: Inspector, sources: Sources = NO_SOURCES, *, expected_key: str = ""
+) -> None:
+    """Write what an inspector adds to the normal object, which is there already.
+
+    Args:
+        folder: the folder.
+        inspector: to write.
+        sources: of weights that are not the usual ones.
+        expected_key: stands for what `inspector.expected` was learnt from, for `load_expected`.
+    """
+    expected = inspector.expected
+    if expected is not None:
+        arrays = dataclasses.asdict(expected)
+        write_whole(folder / _EXPECTED, lambda file: np.savez_compressed(file, **arrays))
+    content = {
+        "format": FORMAT,
+        "settings": dataclasses.asdict(inspector.config),
+        "weights": {name: digest(name, sources) for name in weights_of(inspector.config)},
+        "calibration": dataclasses.asdict(inspector.calibration),
+        "expected_key": expected_key,
+    }
+    write_json(folder / INSPECTOR, content)
+
+
+def load_inspector(folder: str | Path, sources: Sources = NO_SOURCES) -> Inspector:
+    """Read an inspector.
+
+    Args:
+        folder: the folder itself, or a run's that holds one.
+        sources: of weights that are not the usual ones.
+
+    Raises:
+        InputError: if something is missing, damaged, of another format, or the weights on this
+            machine are not those that the inspector was calibrated with.
+    """
+    folder = find_inspector(Path(folder))
+
+    def read(content: dict[str, Any]) -> tuple[InspectorConfig, Calibration]:
+        config = filled(InspectorConfig, content["settings"])
+        for name, expected in content["weights"].items():
+            if digest(name, sources) != expected:
+                raise InputError(
+                    f"{folder / INSPECTOR}: the weights {name} on this machine are not those that "
+                    "the inspector was calibrated with; copy them from there, or calibrate it here"
+                )
+        calibration = content["calibration"]
+        for name in ("scores", "left_out"):
+            calibration[name] = tuple(calibration[name])
+        return config, Calibration(**calibration)
+
+    config, calibration = _read(
+        folder / INSPECTOR, read, "run scripts/calibrate.py, which makes it"
+    )
+    normal_object, views = load_object(folder)
+    expected = None
+    if config.detect.expected_strength:
+        expected = _load_expected(folder / _EXPECTED)
+    return Inspector(
+        normal_object,
+        views,
+        config,
+        expected=expected,
+        calibration=calibration,
+        sources=sources,
+        features_folder=folder / _FEATURES,
+    )
+
+
+def find_inspector(folder: Path) -> Path:
+    """The folder with the normal object: the given one, its `object`, or its only category's.
+
+    Raises:
+        InputError: if there is none, or several.
+    """
+    inside = [folder, folder / "object", *sorted(folder.glob("*/object"))]
+    found = [candidate for candidate in inside if (candidate / OBJECT).is_file()]
+    if not found:
+        raise InputError(
+            f"{folder} holds no trained object ({OBJECT} is missing): give the folder of a run, "
+            "or train one with scripts/train.py"
+        )
+    if len(found) > 1:
+        names = ", ".join(str(candidate) for candidate in found)
+        raise InputError(f"{folder} holds several trained objects, choose one: {names}")
+    return found[0]
+
+
+def weights_of(config: InspectorConfig) -> list[str]:
+    """The names of the weights that an inspector takes."""
+    matching = () if config.match.initial == "retrieval" else MATCHERS[config.match.matcher]
+    return list(dict.fromkeys([*matching, *weights_of_features(config.detect.features)]))
+
+
+def load_expected(folder: Path, key: str) -> ExpectedAnomaly | None:
+    """The expected anomaly in a folder, if it was learnt from what `key` stands for."""
+    try:
+        if read_json(folder / INSPECTOR, "")["expected_key"] != key:
+            return None
+        return _load_expected(folder / _EXPECTED)
+    except (InputError, KeyError, TypeError):
+        return None
+
+
+def _load_expected(path: Path) -> ExpectedAnomaly:
+    try:
+        with np.load(path) as file:
+            return ExpectedAnomaly(file["sums"], file["directions"], float(file["typical"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); run scripts/calibrate.py again"
+        ) from error
+
+
+def _read(path: Path, read: Callable[[dict[str, Any]], T], remedy: str) -> T:
+    """Reads a JSON file of this format."""
+    content = read_json(path, remedy)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise InputError(
+            f"{path}: format {found}, this program reads format {FORMAT}; make it again with "
+            "this program"
+        )
+    try:
+        return read(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {error}); {remedy}") from error

@@ -1,0 +1,148 @@
+"""Stage 2: the inspector of a category, calibrated on normal images that it has not seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from igspad_jax.cameras import pose_errors
+from igspad_jax.data import Category, images_in, read_image
+from igspad_jax.devices import is_first, on_first
+from igspad_jax.errors import InputError
+from igspad_jax.files import digest_of, sha256
+from igspad_jax.inspector import (
+    Inspector,
+    Measured,
+    calibrate,
+    load_expected,
+    load_inspector,
+    load_object,
+    resolve,
+    save_inspector,
+)
+from igspad_jax.pipeline.folder import ImageRecord, RunFolder
+from igspad_jax.pipeline.inspecting import Keys, inspect_files
+from igspad_jax.pipeline.settings import Settings
+from igspad_jax.pipeline.training import split_views, stem_of
+
+
+def calibrate_category(
+    category: Category, settings: Settings, folder: RunFolder, *, normals: Path | None = None
+) -> None:
+    """Give a category's object an inspector: what to expect of normal images, and a threshold.
+
+    Args:
+        category: the category; its held-out views calibrate, and the photographs in its folder
+            `normals`, if there is one.
+        settings: of the run.
+        folder: the category's run folder, with the object.
+        normals: a folder of further normal photographs, without poses, instead of `normals`.
+
+    Raises:
+        InputError: without an object, or without any calibration image.
+    """
+    folder.load("training")
+    sources = settings.weights.by_name
+    config = on_first(resolve)(settings.inspector, sources)
+    _, held = split_views(category, settings)
+    files = {f"held_out/{stem_of(category, view)}": view.path for view in held}
+    files |= on_first(_normals)(category, normals)
+    true_poses = {f"held_out/{stem_of(category, view)}": view.viewmat for view in held}
+    if not files:
+        raise InputError(
+            f"{category.root}: no normal images are left to calibrate on; hold some out "
+            "(config.data.held_out), or give a folder of further ones with --normals"
+        )
+    keys = on_first(Keys.of)(folder.object, config, sources)
+    contents = on_first(lambda: {name: sha256(path) for name, path in files.items()})()
+    key = digest_of([keys.pose, keys.comparison, config.detect, contents])
+    if folder.holds("calibration", key):
+        inspector = on_first(load_inspector)(folder.object, sources)
+        if inspector.config != config:  # the rate alone: nothing has to be measured for it
+            inspector.config = config
+            on_first(save_inspector)(
+                folder.object, inspector, sources, expected_key=keys.comparison
+            )
+        logging.info("%s: the inspector is calibrated already", category.name)
+        return
+    normal_object, views = on_first(load_object)(folder.object)
+    inspector = Inspector(
+        normal_object,
+        views,
+        config,
+        expected=on_first(load_expected)(folder.object, keys.comparison),
+        sources=sources,
+        features_folder=folder.object / "features",
+    )
+    if inspector.expected is None:
+        quiet, count = not is_first(), len(views.images)
+        with tqdm(total=count, desc=f"learn {category.name}", unit="image", disable=quiet) as bar:
+            on_first(lambda: inspector.learn(bar.update))()
+    on_first(folder.calibration.keep_only)(set(files))
+    what = f"calibrate {category.name}"
+    records = inspect_files(inspector, files, keys, folder.calibration, what)
+    measured = on_first(_measured)(inspector, folder, files, records, true_poses)
+    inspector.calibration = calibrate(measured)
+    on_first(save_inspector)(folder.object, inspector, sources, expected_key=keys.comparison)
+    statement = inspector.calibration.statement(config.calibrate.false_alarm_rate)
+    logging.info("%s: %s", category.name, statement)
+    left_out = inspector.calibration.left_out
+    if left_out:
+        logging.warning(
+            "%s: the poses of %d calibration images are doubted, and they are left out: %s",
+            category.name, len(left_out), ", ".join(left_out),
+        )  # fmt: skip
+    images = [dataclasses.asdict(one) for one in measured]
+    folder.save("calibration", key, {"statement": statement, "images": images})
+
+
+def _normals(category: Category, given: Path | None) -> dict[str, Path]:
+    """The further normal photographs, but for those that are test images as well."""
+    folder = given or category.root / "normals"
+    if given and not given.is_dir():
+        raise InputError(f"--normals={given} is no folder: give one with normal photographs")
+    tests = {sha256(test.path) for test in category.test}
+    found = {}
+    for path in images_in(folder):
+        if sha256(path) in tests:
+            logging.warning("%s is a test image as well, and does not calibrate", path)
+        else:
+            found[f"normals/{path.stem}"] = path
+    return found
+
+
+def _measured(
+    inspector: Inspector,
+    folder: RunFolder,
+    files: Mapping[str, Path],
+    records: Mapping[str, ImageRecord],
+    true_poses: Mapping[str, np.ndarray],
+) -> list[Measured]:
+    """What the calibration images say of the inspector."""
+    names, normal = list(files), inspector.normal_object
+    centre, measured = np.asarray(normal.centre), []
+    for i, name in enumerate(names):
+        pose, other = records[name].pose, records[names[(i + len(names) // 2) % len(names)]].pose
+        assert pose is not None and other is not None
+        image = inspector.read(read_image(files[name]), str(files[name]))
+        wrong = normal.residuals(image, normal.renders(other.viewmat))
+        values, _ = inspector.normalised(folder.calibration.load_map(name))
+        error = None
+        if name in true_poses:
+            error = float(pose_errors(pose.viewmat, true_poses[name], centre)[0])
+        measured.append(
+            Measured(
+                name=name,
+                score=float(values.max()),
+                residual=pose.residual,
+                wrong_residual=float(wrong),
+                degrees=inspector.coverage.distance(pose.viewmat)[0],
+                pose_degrees=error,
+            )
+        )
+    return measured

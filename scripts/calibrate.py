@@ -1,0 +1,31 @@
+"""Gives the object of each category an inspector: a threshold from normal images.
+
+    python scripts/calibrate.py --data=data/toy --run=runs/toy --config=configs/demo.py
+    python scripts/calibrate.py --data=object --run=runs/object --normals=more/normal/photographs
+
+The images are the training views that were held out, and any further photographs of normal objects,
+without poses, in the folder that --normals names or in the category's own folder `normals`. All are
+posed by inversion, as a photograph to inspect is. Prints what their number supports.
+"""
+
+from __future__ import annotations
+
+from igspad_jax.data import Category
+from igspad_jax.pipeline import command
+from igspad_jax.pipeline.calibration import calibrate_category
+from igspad_jax.pipeline.folder import RunFolder
+
+
+def main() -> None:
+    """Calibrate every category's inspector."""
+    settings, normals = command.settings(), command.normals()
+
+    def work(category: Category, folder: RunFolder) -> None:
+        calibrate_category(category, settings, folder, normals=normals)
+        print(f"{category.name}: {folder.load('calibration')['statement']}")
+
+    command.report_failed(command.each_category(work)[1])
+
+
+if __name__ == "__main__":
+    command.launch(main, takes_normals=True)
