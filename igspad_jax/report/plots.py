@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from igspad_jax.data import GOOD, UNLABELLED
+from igspad_jax.report.records import kind_order
 
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _GOOD, _DEFECTIVE, _FAILED = "#3d8bd4", "#e07b1a", "#d1345b"
@@ -38,7 +39,7 @@ def score_histogram(
         threshold: score above which an image fails; no line is drawn where it is not finite.
     """
     rows = {_CALIBRATION: list(calibration)} if len(calibration) else {}
-    for kind in sorted(set(kinds), key=lambda kind: (kind != GOOD, kind == UNLABELLED, kind)):
+    for kind in sorted(set(kinds), key=kind_order):
         rows[kind] = [s for s, own in zip(scores, kinds, strict=True) if own == kind]
     values = np.concatenate(list(rows.values()))
     if np.isfinite(threshold):

@@ -77,7 +77,7 @@ class ImageRecord:
 
     @property
     def taken_for(self) -> str:
-        """ "normal", "defective" or "", by the label, or by the verdict on an unlabelled image."""
+        """The label, "normal" or "defective"; where unlabelled the verdict's, or "" if UNSURE."""
         if self.kind == UNLABELLED:
             return {"PASS": "normal", "FAIL": "defective"}.get(self.verdict, "")
         return "normal" if self.kind == GOOD else "defective"
@@ -104,6 +104,11 @@ class CategoryReport:
     calibration_scores: Sequence[float]
     statement: str
     train_history: Mapping[str, Sequence[float]] | None = None
+
+
+def kind_order(kind: str) -> tuple[bool, bool, str]:
+    """Sort kinds by this: good, the kinds of defect by name, unlabelled."""
+    return kind != GOOD, kind == UNLABELLED, kind
 
 
 def image_ap(record: ImageRecord) -> float | None:

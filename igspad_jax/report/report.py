@@ -25,6 +25,7 @@ from igspad_jax.report.records import (
     CategoryReport,
     ImageRecord,
     image_ap,
+    kind_order,
     worst_first,
 )
 
@@ -118,7 +119,7 @@ def _section(category: CategoryReport, anchor: str, image_size: int, room: float
         (shown if fits else listed).append(_Card(record, place, image_ap(record), drawn))
     with_losses = [r for r in records if r.losses is not None and len(r.losses)]
     metrics = category.metrics
-    kinds = Counter(sorted(r.kind for r in records))
+    kinds = Counter(r.kind for r in records)
     verdicts = Counter(r.verdict for r in records)
     return {
         "name": category.name,
@@ -130,9 +131,7 @@ def _section(category: CategoryReport, anchor: str, image_size: int, room: float
         "listed": listed,
         "filters": {
             "verdict": {verdict: verdicts[verdict] for verdict in VERDICTS if verdicts[verdict]},
-            "kind": {
-                k: kinds[k] for k in sorted(kinds, key=lambda k: (k != GOOD, k == UNLABELLED))
-            },
+            "kind": {kind: kinds[kind] for kind in sorted(kinds, key=kind_order)},
         },
         "gross": [r for r in records if r.gross],
         "posed": any(r.degrees is not None for r in records),
