@@ -23,10 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from igspad_jax.pipeline.inversion import object_model
-from igspad_jax.pipeline.provenance import check_before
 
-from igspad_jax.data import Category, TestImage, load_test, load_train
+from igspad_jax.data import Category, TestImage, load_test
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate.tables import Table, format_table
 from igspad_jax.experiment import (
@@ -53,11 +51,11 @@ from igspad_jax.experiment import (
     write_success,
 )
 from igspad_jax.files import write_json, write_whole
+from igspad_jax.inspector import load_object
 from igspad_jax.machine import machine
 from igspad_jax.pipeline import command
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.settings import Settings
-from igspad_jax.pipeline.training import load_scene
 
 _PARTS = ("grid", "gradients", "film")
 _SAMPLING = {"off": [False], "on": [True], "both": [False, True]}
@@ -118,12 +116,15 @@ def _trial(test: TestImage, settings: Settings) -> Trial:
 
 def _subject(category: Category, settings: Settings, folder: RunFolder) -> Subject:
     """The category's scene and the test images that the flags choose."""
-    check_before("poses", category, settings, folder)
-    scene = load_scene(folder)
+    origin = folder.load("training")["made_with"]
+    model, _ = load_object(folder.object)
     tests = select_tests(category.test, _IMAGES.value)
     real = tuple(_trial(test, settings) for test in tests)
-    view = load_train(category, views=category.train[:1], **settings.data.reading)
-    model = object_model(scene, view, settings)
+    if real[0].image.shape != (model.height, model.width, 3):
+        raise InputError(
+            f"{folder.object} is of images of {model.width}x{model.height} pixels and the test "
+            "images are of another size; give the settings of its training, config.data.size"
+        )
     trials: dict[Source, tuple[Trial, ...]] = {"real": real}
     if "model" in _SOURCES[_SOURCE.value]:
         trials["model"] = tuple(rendered(model, trial, _SEED.value) for trial in real)
@@ -131,7 +132,7 @@ def _subject(category: Category, settings: Settings, folder: RunFolder) -> Subje
         name=category.name,
         model=model,
         trials={source: trials[source] for source in _SOURCES[_SOURCE.value]},
-        origin=folder.load("train")["made_with"],
+        origin=origin,
     )
 
 
