@@ -41,7 +41,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         process: which one this is, from 0.
 
     Raises:
-        InputError: if they do not say enough, or the processes do not find each other.
+        InputError: if arguments are missing, or the processes cannot connect.
     """
     given = (coordinator, processes, process)
     if given == (None, None, None):
@@ -49,7 +49,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     if given != ("auto", None, None) and None in given:
         raise InputError(
             "several processes need --coordinator=HOST:PORT, --processes and --process all three, "
-            "or --coordinator=auto alone on a cluster that JAX knows"
+            "or --coordinator=auto alone on a cluster that JAX supports"
         )
     try:
         if coordinator == "auto":

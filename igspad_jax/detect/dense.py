@@ -1,4 +1,4 @@
-"""The dense features of keypoint networks, trained to tell apart what looks much the same."""
+"""Dense features of keypoint networks, which are trained to distinguish similar surroundings."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from igspad_jax.networks.aliked import read_aliked
 from igspad_jax.networks.tensors import Params, Tensors
 from igspad_jax.networks.xfeat import read_xfeat
 
-# Pixels of the longer side. Twice the resolution finds twice as small a defect, and features of an
-# enlarged image tell more than enlarged features.
+# Pixels of the longer side. A defect half as large needs twice the resolution, and features of an
+# enlarged image distinguish more than enlarged features.
 _XFEAT_SIDE = 800
 
 

@@ -131,10 +131,9 @@ def _normalise(images: jax.Array) -> jax.Array:
 def resample(
     features: jax.Array, stride: int, first: float, size: tuple[int, int], grid: tuple[int, int]
 ) -> jax.Array:
-    """Interpolates features where they belong on a grid that divides the image evenly.
+    """Interpolate features at the cell centres of a grid that divides the image evenly.
 
-    Cells of a network seldom do: padding puts them beside where they would be, or the image ends
-    within one.
+    A network's own cells rarely do: padding shifts them, or the image ends within one.
 
     Args:
         features: [B, h, w, C].

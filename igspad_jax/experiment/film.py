@@ -126,7 +126,7 @@ def make_film(
     Args:
         subject: the object.
         trial: the image.
-        level: how wrong the start is.
+        level: the error of the start.
         method: one of `METHODS`.
         base: settings that the methods share.
         folder: for film.webp, and film.json with the final errors.

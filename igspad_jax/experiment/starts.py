@@ -1,4 +1,4 @@
-"""Starts that are wrong by a known amount: true poses, turned and shifted."""
+"""Starts with known errors: true poses, turned and shifted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from igspad_jax.errors import InputError
 
 
 class Level(NamedTuple):
-    """How wrong a start is.
+    """The error of a start.
 
     Attributes:
         degrees: of the rotation.
@@ -61,7 +61,7 @@ def start(
 
     Args:
         viewmat: [4, 4] true pose.
-        level: how wrong the start shall be, exactly.
+        level: the exact error of the start.
         centre: [3] the object's centre in the world.
         seed: of the directions.
         name: of the image, unique.

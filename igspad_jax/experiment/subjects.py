@@ -41,7 +41,7 @@ class Subject:
         name: of its category.
         model: the object.
         trials: the images of each source.
-        origin: what scene and images come from, as JSON, to tell results apart.
+        origin: what scene and images come from, as JSON, to distinguish results.
     """
 
     name: str

@@ -29,7 +29,7 @@ class AdamConfig:
         pivot: what rotations turn about: "object", or "camera" as in the paper.
         gradient: "autodiff", "analytic" (the same, by formula), or "paper" (the covariance left
             out of the translation's part).
-        sampling_refresh: steps after which renders are matched with the images anew.
+        sampling_refresh: steps after which renders are matched with the images again.
     """
 
     steps: int = 300
@@ -58,7 +58,7 @@ class LevenbergConfig:
         extra_turn: degrees by which the first hypothesis is turned about the object to the left,
             right, up and down, for four more hypotheses; 0 adds none.
         readmit_level: level that the first hypothesis enters once more, as it was given: where much
-            of the object is missing, coarse levels can spoil a good one. 0 is never.
+            of the object is missing, coarse levels can move a good one away. 0 is never.
         damping: of the first step of each level.
         tolerance: a step that moves the object by fewer pixels ends the level.
         exposure: whether gain and bias of the object's colours are solved for with the pose.
@@ -137,7 +137,7 @@ class Inversion(struct.PyTreeNode):
     Attributes:
         viewmats: [n, 4, 4] estimated poses.
         exposures: [n, 2] gain and bias of the object's colours; 1 and 0 where not solved for.
-        path: [n, steps + 1, 4, 4] poses from the start on; an image that came to rest before
+        path: [n, steps + 1, 4, 4] poses from the start on; an image that converged before
             others of its batch repeats its last pose.
         losses: [n, steps + 1] robust difference at each pose of the path; each level of the
             second-order solver has its own measure. NaN where it was not measured: at the last pose
@@ -147,7 +147,7 @@ class Inversion(struct.PyTreeNode):
         residuals: [n] truncated difference between render and image, see `NormalObject.residuals`.
         covariances: [n, 6, 6] of the twist about the object (object radii, radians), for
             independent noise; NaN for "adam".
-        settled: [n] whether the solver came to rest.
+        settled: [n] whether the solver converged.
         sampled: [n, refreshes] share of the image that each set of weights let count.
     """
 

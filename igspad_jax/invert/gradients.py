@@ -42,7 +42,7 @@ def value_and_pose_gradient(
 
     Args:
         loss: from the render to the loss [] and anything else that is wanted of it; of colour and
-            alpha only: the analytic modes know no derivative of the depth.
+            alpha only: the analytic modes have no derivative of the depth.
         gaussians: the scene.
         camera: one camera, viewmat [4, 4].
         background: [3] RGB behind the scene.

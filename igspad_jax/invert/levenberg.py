@@ -133,7 +133,7 @@ def _refine_one(
         return _einsum("ij,j->i", viewmat[:3, :3], problem.centre) + viewmat[:3, 3]
 
     def weighed(viewmat, exposure, active):
-        # In a batch, a hypothesis at rest sees nothing any more: its tiles cost nothing.
+        # A converged hypothesis of a batch renders nothing any more: its tiles cost nothing.
         near = jnp.where(active, NEAR, jnp.inf)
         fit = equations(viewmat, exposure if with_exposure else None, image, weight, near=near)
         away = (place(viewmat) - found_at) / problem.radius

@@ -45,7 +45,7 @@ class _Scores(NamedTuple):
     Attributes:
         costs: [n, k] robust differences.
         covariances: [n, k, 6, 6].
-        settled: [n, k] whether they came to rest.
+        settled: [n, k] whether they converged.
         sampled: [n] share of the image that counted, mean over the hypotheses.
     """
 

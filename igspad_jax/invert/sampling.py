@@ -20,7 +20,7 @@ def matching_weights(
         width: image width in pixels.
         height: image height in pixels.
         radius: k, in pixels.
-        min_points: fewer matches than this say too little: the whole image counts instead.
+        min_points: with fewer matches than this the whole image counts.
 
     Returns:
         float32 [height, width], 1 within `radius` of a matched point and 0 elsewhere, or 1

@@ -15,7 +15,7 @@ from igspad_jax.match.similarity import compose, make_similarity
 
 SIZE = 32  # pixels of a thumbnail's side
 CAP = 0.6  # the largest difference of a pixel, summed over the channels
-_MIN_OBJECT = 16  # pixels of foreground below which there is no object to speak of
+_MIN_OBJECT = 16  # pixels of foreground below which an image shows no object
 
 
 class Frame(NamedTuple):
@@ -38,7 +38,7 @@ class Frame(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """The frames of one image: three ways to say what the picture is of.
+    """The frames of one image: three ways to centre and scale it.
 
     Attributes:
         box: contains the whole foreground.

@@ -1,4 +1,4 @@
-"""Photometric retrieval: which training view, turned in the plane, looks like the query?"""
+"""Photometric retrieval: the training views, turned in the plane, that look like the query."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def prepare_views(
 
 
 def retrieve(query: np.ndarray, views: TrainingViews, count: int = 12) -> list[Candidate]:
-    """Finds the training views that look most like the query, turned in the plane.
+    """Find the training views that look most like the query, turned in the plane.
 
     The thumbnails of the query, turned by multiples of 15 degrees, are compared with those of all
     views: once centred on the foreground's centroid and scaled by its area, and once with the

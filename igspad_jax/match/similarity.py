@@ -2,8 +2,8 @@
 
 A similarity is a [2, 3] matrix A = s [R(phi) | d] that takes pixels of a training image to pixels
 of the query. A camera that turns about its own centre warps its picture and shows nothing new, and
-one that moves along the ray to a small object only scales it. So the query's camera is sought among
-those that see the object from the training camera's direction.
+one that moves along the ray to a small object only scales it. So only cameras that see
+the object from the training camera's direction are considered for the query.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def read_cait(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[Cait, Params]
         dtype: of the factors in matrix products.
 
     Raises:
-        InputError: tensors are missing, left over, or of another size than the others tell.
+        InputError: tensors are missing, left over, or of a size that does not fit the others.
     """
     tensors.drop("cls_token")
     tensors.drop_under("blocks_token_only", "norm", "head")

@@ -100,7 +100,7 @@ def in_dtype(params: Params, dtype: Any) -> Params:
 def held_at_once() -> int:
     """How many values, logits for example, a layer should hold at once.
 
-    A processor is fastest while they fit its cache; an accelerator wants many.
+    A CPU is fastest while they fit its cache; an accelerator needs many.
     """
     return 2**20 if jax.default_backend() == "cpu" else 2**28
 

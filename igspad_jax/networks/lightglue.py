@@ -91,8 +91,8 @@ class LightGlue(nn.Module):
     def __call__(self, query: Points, reference: Points) -> Pairing:
         """Pairs the query's keypoints with the reference's, K of one and any number of the other.
 
-        A pair is each other's best. The network itself does not tell query from reference, but
-        rounding does.
+        A pair is each other's best. The network is symmetric in query and reference, except for
+        rounding.
         """
         sides = (query, reference)
         x = tuple(side.descriptors for side in sides)

@@ -94,7 +94,7 @@ def read_resnet(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[ResNet, Par
         dtype: of the convolutions.
 
     Raises:
-        InputError: tensors are missing, left over, or of another size than the others tell.
+        InputError: tensors are missing, left over, or of a size that does not fit the others.
     """
     tensors.drop_under("layer4", "fc")
     params, stages = {"conv1": _folded(tensors, "conv1", "bn1")}, []

@@ -98,8 +98,8 @@ class _Mlp(nn.Module):
 class _Attention(nn.Module):
     """Attention within windows: [B, H, W, C] to the same.
 
-    Windows reach beyond the grid where it is no multiple of them. They see zeros there, which are
-    not masked: keys and values are the bias.
+    Windows reach beyond the grid where it is no multiple of them. The zeros there are not masked:
+    their keys and values are the bias.
     """
 
     heads: int
@@ -180,7 +180,7 @@ def read_sam(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[SamEncoder, Pa
         dtype: of the factors in matrix products.
 
     Raises:
-        InputError: tensors are missing, left over, or of another size than the others tell.
+        InputError: tensors are missing, left over, or of a size that does not fit the others.
     """
     if "image_encoder.pos_embed" in tensors:
         tensors = tensors.renamed(_transformers_name)

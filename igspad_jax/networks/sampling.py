@@ -48,7 +48,7 @@ def largest_around(maps: jax.Array, radius: int) -> jax.Array:
 def maxima(scores: jax.Array, radius: int) -> jax.Array:
     """Find the pixels of [B, H, W] scores that are the largest within `radius`; [B, H, W] bool.
 
-    The surroundings of a maximum are struck out, and new maxima are looked for in the rest, twice.
+    Twice, the surroundings of all maxima are removed and maxima of the rest are added.
     """
     found = scores == largest_around(scores, radius)
     for _ in range(2):

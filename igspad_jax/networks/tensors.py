@@ -27,7 +27,7 @@ class Tensors:
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], source: str):
-        """Wraps `tensors`; `source` says in messages where they came from."""
+        """Wrap tensors; `source` is where they came from, for messages."""
         self._tensors = tensors
         self.source = source
         self._prefix = ""
@@ -59,7 +59,7 @@ class Tensors:
         return np.asarray(self._tensors[name], np.float32)
 
     def drop(self, *names: str) -> None:
-        """Counts tensors as used that inference has no need of; they need not be there."""
+        """Count tensors as used that inference does not need; they may be missing."""
         self._taken.update(self._prefix + name for name in names)
 
     def drop_under(self, *prefixes: str) -> None:
@@ -92,7 +92,7 @@ class Tensors:
         return {"scale": scale, "bias": self.take(f"{name}.bias") - mean * scale}
 
     def finish(self) -> None:
-        """Ends the taking.
+        """Check that all tensors were used and none was missing.
 
         Raises:
             InputError: tensors were missing, or were never taken; it lists them.

@@ -1,4 +1,4 @@
-"""Fixed capacities that never lose work silently: notice an overflow, grow, repeat."""
+"""Fixed capacities whose overflows are detected: grow and render again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 class CapacityError(RuntimeError):
-    """A render asked for more slots than the ladder of capacities can give."""
+    """A render asked for more slots than `Capacity.LIMIT`."""
 
 
 class Capacity:
     """The number of (tile, splat) slots a render gets, grown when one asks for more.
 
-    Capacities are static shapes, so each new one costs a compilation: they climb a ladder of
-    rounded values with some headroom instead of following every request.
+    Capacities are static shapes, so each new one costs a compilation: they are rounded up, with
+    some headroom, instead of following every request.
 
     Attributes:
         slots: the present capacity.

@@ -19,7 +19,7 @@ from igspad_jax.scene.gaussians import Gaussians, exposed
 
 
 class LinearRender(struct.PyTreeNode):
-    """What one camera sees, and how that moves with the camera.
+    """The render of one camera, and its derivatives by the pose.
 
     Attributes:
         colour: as for `Render`.
@@ -36,7 +36,7 @@ class LinearRender(struct.PyTreeNode):
 
 
 class NormalEquations(struct.PyTreeNode):
-    """What a Gauss-Newton step needs to know of a render's fit to an image.
+    """The normal equations of a render's fit to an image, for a Gauss-Newton step.
 
     Attributes:
         cost: [...] mean robust difference, in units of the image.

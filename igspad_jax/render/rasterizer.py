@@ -13,7 +13,7 @@ from igspad_jax.scene.gaussians import Gaussians
 
 
 class Render(struct.PyTreeNode):
-    """What one camera sees, or a batch of cameras with a leading axis.
+    """The render of one camera, or of a batch of cameras with a leading axis.
 
     Attributes:
         colour: [..., H, W, 3] RGB over the background.
@@ -92,8 +92,8 @@ def render_features(
 ) -> tuple[jax.Array, jax.Array]:
     """Composites any per-Gaussian values in place of colours, over zero.
 
-    Linear in `features`, so its transpose (`jax.vjp`) hands an image's values back to the
-    Gaussians, each weighted by its share in the pixel.
+    Linear in `features`, so its transpose (`jax.vjp`) adds up an image's values for each Gaussian,
+    weighted by its share in the pixel.
 
     Args:
         gaussians: the scene, N Gaussians.

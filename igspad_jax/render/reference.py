@@ -1,6 +1,6 @@
 """The definition of compositing without lists or tiles: every splat against every pixel.
 
-Slow and hungry on purpose: it is what the fast path is tested against.
+It is slow and needs much memory; the fast path is tested against it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How splats move with the camera: the analytic pose Jacobian of the projection.
+"""Derivatives of splats by the camera: the analytic pose Jacobian of the projection.
 
 Left perturbation T <- Exp(tau) T of the viewmat, tau = [rho, theta] (Matsuki et al. 2024, with the
-view-dependent colour besides). With p = W mu + t in camera axes dp = rho + theta x p, and the
+view-dependent colour added). With p = W mu + t in camera axes dp = rho + theta x p, and the
 Gaussian's axes, as columns of W R S, turn with theta.
 """
 

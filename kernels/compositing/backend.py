@@ -1,6 +1,6 @@
-"""Which implementation runs, and all that is particular to Pallas's Mosaic GPU backend.
+"""The choice of an implementation, and all that is specific to Pallas's Mosaic GPU backend.
 
-The kernels themselves are written in `jax.numpy` and `jax.lax` and in the few verbs below; a
+The kernels themselves are written in `jax.numpy` and `jax.lax` and in the few functions below; a
 change of backend, or of its interface from one version of JAX to the next, is a change here.
 Pallas is imported where it is used: that takes half a second, and CPUs never need it.
 """
@@ -29,7 +29,7 @@ def resolve(implementation: Implementation | None) -> Implementation:
 
     Args:
         implementation: "xla", "mosaic" (the GPU kernels), "interpreted" (the same on a CPU, step
-            by step: for tests), or None: what the environment variable IGSPAD_JAX_COMPOSITOR says
+            by step: for tests), or None: the environment variable IGSPAD_JAX_COMPOSITOR
             ("xla" or "mosaic"), else Mosaic on a Hopper GPU or newer, XLA elsewhere.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Forward mode through the compositor: how every pixel's colour moves with a few parameters.
+"""Forward mode through the compositor: every pixel's derivatives by a few parameters.
 
 The parameters (six for a pose) move every splat's mean, conic and colour by given tangents. A
-second walk over the tiles adds up what each splat hands on to the pixel's Jacobian; what lies
+second walk over the tiles adds up what each splat adds to the pixel's Jacobian; what lies
 behind a splat is the pixel's total, known from the first walk, less what came before it.
 """
 
@@ -75,7 +75,7 @@ class LinearWalk(NamedTuple):
 
 
 def log_alpha_slopes(splats: jax.Array, tangents: jax.Array) -> jax.Array:
-    """How log alpha moves with each parameter, as a polynomial in the pixel's offset.
+    """Derivatives of log alpha by each parameter, as polynomials in the pixel's offset.
 
     log alpha = log opacity - (a dx^2 + c dy^2) / 2 - b dx dy with (dx, dy) = pixel - mean.
 

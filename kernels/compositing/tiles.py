@@ -1,4 +1,4 @@
-"""Which splats touch which tile: the work list of the compositor.
+"""The lists of splats that touch each tile.
 
 Every (tile, splat) pair gets one slot in a list of fixed capacity, sorted by tile and, within a
 tile, front to back. The list is integers only; nothing here is differentiated.
@@ -105,7 +105,7 @@ def tile_lists(
     low = low[order]
     boxes = span[:, 0] * span[:, 1]
     ends = jnp.cumsum(boxes)
-    # The sum of many huge splats wraps around: it must still read as an overflow.
+    # The sum of many huge splats wraps around: it must still count as an overflow.
     wraps = jnp.sum(boxes.astype(jnp.float32)) > 2.0**30
     pairs = jnp.where(wraps, jnp.int32(2**31 - 1), ends[-1])
     threshold = 2.0 * jnp.log(jnp.maximum(opacities, ALPHA_CUT) / ALPHA_CUT)
@@ -121,7 +121,7 @@ def tile_lists(
     tile_x, tile_y = x0 + local % across, y0 + local // across
     row = shape[rank]
     nearest = _nearest_in_tile(row, tile_x * side + 0.5, tile_y * side + 0.5, side)
-    # A hair of slack: the test must never drop a pair that the compositor would still count.
+    # Some slack: the test must never drop a pair that the compositor would still count.
     touches = (slot < pairs) & (nearest <= row[:, 5] * (1.0 + 1e-5) + 1e-5)
     tile = jnp.where(touches, tile_y * columns + tile_x, rows * columns)
 

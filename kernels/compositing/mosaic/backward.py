@@ -153,7 +153,7 @@ def composite_backward(
 def sum_by_splat(rows: jax.Array, splats: jax.Array, count: int) -> jax.Array:
     """[count, F] sums of the rows of each splat, always added up in the same order.
 
-    A scatter would add in whatever order the GPU comes to it.
+    A scatter would add in an order that is not fixed on GPUs.
 
     Args:
         rows: [R, F]; those of no splat may be anything.

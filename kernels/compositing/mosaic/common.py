@@ -77,7 +77,7 @@ def chunk_lists(lists: TileLists, count: int, width: int, height: int) -> Chunks
 
 def padded(columns: int) -> int:
     """Width of a row that holds so many columns."""
-    # Copies want multiples of 16 bytes, and a chunk is to be two numbers, or four, ... a thread.
+    # Copies need multiples of 16 bytes, and a chunk must divide evenly over the threads.
     return -(-columns // 16) * 16
 
 
