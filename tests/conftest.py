@@ -12,6 +12,7 @@ from inversions import CENTRE, blobs, by_levels, model_of, off
 from scenes import UP
 
 from igspad_jax.cameras import intrinsics_from_angle, look_at
+from igspad_jax.data import LoadedViews
 from igspad_jax.invert import Inversion
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.scene import Gaussians
@@ -107,6 +108,18 @@ def scene() -> Gaussians:
 @pytest.fixture(scope="session")
 def model(scene) -> NormalObject:
     return model_of(scene)
+
+
+@pytest.fixture(scope="session")
+def training(model) -> LoadedViews:
+    """24 views of the object on a spiral from pole to pole, about 38 degrees apart."""
+    height, azimuth = np.linspace(-0.9, 0.9, 24), 2.4 * np.arange(24)
+    ring = np.sqrt(1.0 - height**2)
+    eyes = 2.7 * np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), height], axis=1)
+    viewmats = np.stack([look_at(CENTRE + eye, CENTRE, UP) for eye in eyes]).astype(np.float32)
+    with quick_compilation():
+        images = model.renders(viewmats)
+    return LoadedViews(images, viewmats, np.asarray(model.K))
 
 
 @pytest.fixture(scope="session")

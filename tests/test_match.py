@@ -1,20 +1,32 @@
+"""Matching images with training views, retrieval, and the first poses that come of both."""
+
 from __future__ import annotations
+
+import logging
+from collections import Counter
 
 import cv2
 import numpy as np
 import pytest
+from inversions import CENTRE as BLOBS_CENTRE
 
 from igspad_jax.cameras import intrinsics_from_angle, look_at, pose_errors
 from igspad_jax.errors import InputError
 from igspad_jax.match import (
+    FirstPoses,
+    MatchConfig,
     Matches,
     OpenCVMatcher,
     all_views,
     initial_poses,
+    look_up,
     match_views,
     most_matched,
     prepare_views,
 )
+from igspad_jax.match import first_poses as first_poses_module
+from igspad_jax.match.lifting import lift
+from igspad_jax.match.matching import no_matches
 from igspad_jax.match.photometric import find_frames
 from igspad_jax.match.retrieval import refine, retrieve
 from igspad_jax.match.similarity import (
@@ -74,7 +86,7 @@ def camera(azimuth: float, elevation: float, roll: float = 0.0, distance: float 
 
 
 @pytest.fixture(scope="module")
-def scene():
+def drawn():
     viewmats = np.stack([camera(a, e) for e in (-10, 15, 40) for a in range(0, 360, 20)])
     images = np.stack([draw(v) for v in viewmats])
     return images, viewmats, prepare_views(images, viewmats, K, CENTRE)
@@ -131,8 +143,8 @@ class UprightMatcher:
 
 
 @pytest.mark.parametrize("turn", range(4))
-def test_upright_matcher_gets_turned_queries(scene, turn):
-    images, viewmats, views = scene
+def test_upright_matcher_gets_turned_queries(drawn, turn):
+    images, viewmats, views = drawn
     query = np.ascontiguousarray(np.rot90(images[5], -turn))
     turns = all_views(query, views)
     assert turns[5] == 90.0 * turn and list(turns) == list(range(len(images)))
@@ -215,13 +227,13 @@ def test_pure_rotation_and_scale_are_exact():
 @pytest.mark.parametrize(
     ("azimuth", "elevation", "roll"), [(20, 15, 0), (64, 12, 100), (311, 31, -40)]
 )
-def test_retrieval_finds_the_view(scene, azimuth, elevation, roll):
-    _, viewmats, views = scene
+def test_retrieval_finds_the_view(drawn, azimuth, elevation, roll):
+    _, viewmats, views = drawn
     true = camera(azimuth, elevation, roll, distance=3.6)
     true[:3, 3] += [0.15, -0.1, 0.0]
     query = draw(true)
     query[40:52, 44:56] = [1.0, 0.0, 1.0]  # a defect
-    found = initial_poses(query, views, count=4)
+    found = initial_poses(look_up(query, views), views, count=4)
     degrees = [pose_errors(h.viewmat, true, CENTRE)[0] for h in found]
     assert degrees[0] < 12.5  # half the larger step of the training grid
     assert found[0].source == "blend" and found[1].source == "view"
@@ -231,16 +243,17 @@ def test_retrieval_finds_the_view(scene, azimuth, elevation, roll):
     assert abs(found[0].rotation_deg - roll) < 15.0
 
 
-def test_missing_half_is_still_found(scene):
-    _, _, views = scene
+def test_missing_half_is_still_found(drawn):
+    _, _, views = drawn
     true = camera(100, 15)
     query = draw(true)
     query[:, SIZE // 2 :] = 1.0
-    assert pose_errors(initial_poses(query, views)[0].viewmat, true, CENTRE)[0] < 15.0
+    found = initial_poses(look_up(query, views), views)
+    assert pose_errors(found[0].viewmat, true, CENTRE)[0] < 15.0
 
 
-def test_refine_recovers_the_similarity(scene):
-    images, _, views = scene
+def test_refine_recovers_the_similarity(drawn):
+    images, _, views = drawn
     middle = np.array([SIZE / 2, SIZE / 2])
     true = make_similarity(0.9, 0.3, middle, middle + np.array([4.0, -3.0]))
     matrix = true.copy()
@@ -262,10 +275,10 @@ def test_background_that_is_not_plain_means_the_whole_image():
     np.testing.assert_allclose(find_frames(image).centroid.centre, [40.0, 15.0])
 
 
-def test_inputs_are_checked(scene):
-    images, viewmats, views = scene
+def test_inputs_are_checked(drawn):
+    images, viewmats, views = drawn
     with pytest.raises(InputError, match="32x32"):
-        initial_poses(np.ones((32, 32, 3), np.float32), views)
+        look_up(np.ones((32, 32, 3), np.float32), views)
     with pytest.raises(InputError, match="viewmats"):
         prepare_views(images, viewmats[:3], K, CENTRE)
     with pytest.raises(InputError, match="behind"):
@@ -274,3 +287,125 @@ def test_inputs_are_checked(scene):
         OpenCVMatcher().prepare(images[0])
     with pytest.raises(InputError, match="finite"):
         OpenCVMatcher().prepare(np.full((1, 32, 32, 3), np.nan))
+
+
+class KnownMatches:
+    """Knows where points of the training views are in the query, or finds nothing."""
+
+    rotation_invariant = True
+
+    def __init__(self, found):
+        self.found = found
+
+    def prepare(self, images):
+        return range(len(images))
+
+    def match(self, query, references):
+        return [self.found[view] for view in references]
+
+
+@pytest.mark.usefixtures("quickly_compiled")
+class TestFirstPoses:
+    """Of the object that other files invert, at the poses of its `images`."""
+
+    @pytest.fixture
+    def make(self, model, training):
+        centre = np.asarray(model.centre)
+        views = prepare_views(training.images, training.viewmats, training.K, centre)
+
+        def make(initial="retrieval", **settings):
+            config = MatchConfig(matcher="opencv", initial=initial, **settings)
+            return FirstPoses(model, training.images, views, config)
+
+        return make
+
+    @pytest.fixture
+    def exact(self, model, training, true_poses):
+        """Per training view, where the query shows what is at every other pixel of the view."""
+        x, y = np.meshgrid(np.arange(1, 40, 2) + 0.25, np.arange(1, 40, 2) + 0.25)
+        pixels = np.stack([x.ravel(), y.ravel()], axis=1)
+        found = []
+        for viewmat in training.viewmats.astype(np.float64):
+            world, sure = lift(pixels, *model.depth(viewmat), viewmat, training.K)
+            seen = (world @ true_poses[0][:3, :3].T + true_poses[0][:3, 3]) @ training.K.T
+            query = seen[:, :2] / seen[:, 2:]
+            found.append(Matches(query[sure], pixels[sure], np.ones(sure.sum())))
+        return found
+
+    @staticmethod
+    def errors(found, true):
+        return pose_errors(np.stack([pose.viewmat for pose in found]), true, BLOBS_CENTRE)[0]
+
+    def test_the_one_that_explains_the_image_best_comes_first(
+        self, model, images, true_poses, make
+    ):
+        first_poses = make()
+        for image, true in zip(images, true_poses, strict=True):
+            found = first_poses(image)
+            assert len(found) == 4
+            assert self.errors(found, true)[0] < 19.0  # half the distance between the views
+            renders = model.renders(np.stack([pose.viewmat for pose in found]))
+            residuals = model.residuals(image, renders)
+            assert list(residuals) == sorted(residuals) and residuals[0] < 0.35 < residuals[-1]
+
+    def test_poses_repeat_where_there_are_fewer(self, images, make):
+        found = [pose.viewmat.tobytes() for pose in make(hypotheses=40)(images[0])]
+        times = Counter(found)
+        assert len(found) == 40 and len(times) < 25  # 12 views, and a blend for each mode
+        assert max(times.values()) - min(times.values()) <= 1
+        alone = make(hypotheses=len(times))(images[0])
+        assert {pose.viewmat.tobytes() for pose in alone} == set(times)
+
+    def test_lifted_matches_beside_retrieval(self, monkeypatch, images, true_poses, make, exact):
+        """Half the poses at most are of matches, however many views have some."""
+        matcher = KnownMatches(exact)
+        monkeypatch.setattr(first_poses_module, "make_matcher", lambda name, sources: matcher)
+        found = make("pnp", hypotheses=6, shortlist=0)(images[0])
+        assert found[0].source == "pnp" and self.errors(found, true_poses[0])[0] < 1.0
+        sources = [pose.source for pose in found]
+        assert 1 <= sources.count("pnp") <= 3 and {"blend", "view"} & set(sources)
+        assert self.errors(found, true_poses[0])[sources.index("blend")] > 5.0
+
+    @pytest.mark.parametrize("initial", ["pnp", "matches"])
+    def test_an_image_without_matches_starts_from_retrieval(
+        self, monkeypatch, caplog, images, true_poses, make, initial
+    ):
+        nothing = KnownMatches([no_matches()] * 24)
+        monkeypatch.setattr(first_poses_module, "make_matcher", lambda name, sources: nothing)
+        with caplog.at_level(logging.WARNING):
+            found = make(initial)(images[0])
+        assert ("starts from retrieval" in caplog.text) == (initial == "matches")
+        assert {pose.source for pose in found} == {"blend", "view"}
+        assert self.errors(found, true_poses[0])[0] < 19.0
+
+    def test_the_paper_starts_at_the_view_with_most_matches(
+        self, monkeypatch, images, training, make, exact
+    ):
+        few = [Matches(m.query_points[:9], m.reference_points[:9], m.scores[:9]) for m in exact]
+        few[5] = exact[5]
+        matcher = KnownMatches(few)
+        monkeypatch.setattr(first_poses_module, "make_matcher", lambda name, sources: matcher)
+        (found,) = make("matches", hypotheses=1, shortlist=0)(images[0])
+        assert (found.source, found.training_view) == ("matches", 5)
+        assert found.score == len(exact[5])
+        turned = found.viewmat[:3, :3] @ training.viewmats[5][:3, :3].T
+        np.testing.assert_allclose(turned[2], [0.0, 0.0, 1.0], atol=1e-5)  # in the plane alone
+
+    def test_only_the_shortlist_is_matched(self, monkeypatch, images, make, exact):
+        asked = []
+
+        class Noted(KnownMatches):
+            def match(self, query, references):
+                asked.extend(references)
+                return super().match(query, references)
+
+        matcher = Noted(exact)
+        monkeypatch.setattr(first_poses_module, "make_matcher", lambda name, sources: matcher)
+        make("pnp", shortlist=3)(images[0])
+        assert len(asked) == 3
+        make("pnp", shortlist=0)(images[0])
+        assert sorted(asked[3:]) == list(range(24))
+
+    def test_an_image_of_another_size(self, make):
+        with pytest.raises(InputError, match="32x24 pixels, the training images have 40x40"):
+            make()(np.ones((24, 32, 3), np.float32))
