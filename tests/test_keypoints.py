@@ -212,15 +212,6 @@ class TestAliked:
         found = jax.jit(partial(network.apply, method=describe))({"params": params}, crop, points)
         np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
 
-    def test_batch_equals_single_images(self, aliked, images):
-        both = ours(*aliked, images)
-        for i in range(2):
-            assert_same(ours(*aliked, images[i : i + 1])[0], both[i], least=45)
-
-    def test_blank_images_have_no_keypoints(self, aliked):
-        blank = np.stack([np.full((HEIGHT, WIDTH, 3), grey, np.float32) for grey in (0.0, 1.0)])
-        assert all(not len(found.points) for found in ours(*aliked, blank))
-
     def test_resized_to_a_side(self, aliked, images):
         """Points are in pixels of the image that was given."""
         network, params = aliked
@@ -267,18 +258,25 @@ class TestXFeat:
         ):
             assert_same(own, other, least=50)
 
-    def test_batch_equals_single_images(self, xfeat, images):
-        both = ours(*xfeat, images)
-        for i in range(2):
-            assert_same(ours(*xfeat, images[i : i + 1])[0], both[i], least=40)
-
-    def test_blank_images_have_no_keypoints(self, xfeat):
-        blank = np.stack([np.full((HEIGHT, WIDTH, 3), grey, np.float32) for grey in (0.0, 1.0)])
-        assert all(not len(found.points) for found in ours(*xfeat, blank))
-
     def test_small_images_are_refused(self, xfeat):
         with pytest.raises(InputError, match=r"\(1, 31, 64, 3\).*at least 32"):
             apply(*xfeat, np.zeros((1, 31, 64, 3), np.float32))
+
+
+@pytest.mark.parametrize("name", ["aliked", "xfeat"])
+class TestBoth:
+    @pytest.fixture
+    def network(self, name, request):
+        return request.getfixturevalue(name)
+
+    def test_batch_equals_single_images(self, network, images):
+        both = ours(*network, images)
+        for i in range(2):
+            assert_same(ours(*network, images[i : i + 1])[0], both[i], least=40)
+
+    def test_blank_images_have_no_keypoints(self, network):
+        blank = np.stack([np.full((HEIGHT, WIDTH, 3), grey, np.float32) for grey in (0.0, 1.0)])
+        assert all(not len(found.points) for found in ours(*network, blank))
 
 
 @pytest.mark.parametrize(

@@ -364,11 +364,17 @@ def test_images_may_differ_in_size_and_number_of_keypoints(matcher, dots):
         np.testing.assert_array_equal(matches.query_points, np.stack([y, 56 - x], axis=1))
 
 
-def test_a_query_is_tried_at_its_turn(matcher, dots):
-    references = matcher.prepare(dotted(*dots)[None])
-    ((matches, _),) = match_views(dotted(*dots), matcher, references, {0: 0.0})
-    np.testing.assert_array_equal(matches.query_points, matches.reference_points)
-    assert not matcher.rotation_invariant and len(matches) == 20
+def test_query_is_rotated_upright_for_matching(matcher, dots, monkeypatch):
+    """Matches come back in pixels of the query as given."""
+    upright, seen = dotted(*dots), []
+    references, prepare = matcher.prepare(upright[None]), matcher.prepare
+    monkeypatch.setattr(matcher, "prepare", lambda images: seen.append(images) or prepare(images))
+    query = np.rot90(upright, -1).copy()
+    ((matches, turn),) = match_views(query, matcher, references, {0: 90.0})
+    np.testing.assert_array_equal(seen, upright[None, None])
+    x, y = matches.reference_points.T
+    np.testing.assert_allclose(matches.query_points, np.stack([40 - y, x], axis=1), atol=1e-9)
+    assert len(matches) == 20 and turn == 90.0
 
 
 def test_cached_features(matcher, dots, tmp_path, monkeypatch):
