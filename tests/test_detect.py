@@ -1,3 +1,5 @@
+"""Features, their distances, image scores, and the anomaly that normal images show."""
+
 from __future__ import annotations
 
 import cv2
@@ -5,18 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igspad_jax.cameras import Camera, intrinsics_from_angle, look_at
+from igspad_jax.cameras import intrinsics_from_angle, look_at, view_directions
 from igspad_jax.detect import (
     ExpectedAnomaly,
     HandMade,
     feature_distance,
-    image_score,
+    own_level,
+    pooled,
     resize_map,
 )
 from igspad_jax.detect.features import lab_from_rgb
 from igspad_jax.errors import InputError
+from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.scene import Gaussians
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 def random_features(seed: int, shape=(2, 9, 11, 5)) -> np.ndarray:
@@ -89,20 +95,29 @@ def test_edge_discount_leaves_flat_references_alone():
 def test_shapes_must_fit():
     with pytest.raises(InputError, match="shapes"):
         feature_distance(np.ones((1, 4, 4, 3)), np.ones((1, 4, 5, 3)))
-    with pytest.raises(InputError, match="pooling window"):
-        image_score(jnp.ones((1, 4, 6)), pool=5)
 
 
 @pytest.mark.parametrize("pool", [1, 3, 4])
-def test_image_score_against_a_loop(pool):
-    scores = np.random.default_rng(0).random((2, 9, 7)).astype(np.float32)
-    for image, found in zip(scores, image_score(scores, pool=pool), strict=True):
-        windows = [
-            image[y : y + pool, x : x + pool].mean()
-            for y in range(9 - pool + 1)
-            for x in range(7 - pool + 1)
-        ]
-        np.testing.assert_allclose(found, max(windows), rtol=1e-6)
+def test_pooled_map_against_a_loop(pool):
+    scores = np.random.default_rng(0).random((9, 7)).astype(np.float32)
+    expected = [
+        [scores[y : y + pool, x : x + pool].mean() for x in range(7 - pool + 1)]
+        for y in range(9 - pool + 1)
+    ]
+    np.testing.assert_allclose(pooled(scores, pool), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pool", [0, 5])
+def test_a_pooling_window_that_does_not_fit(pool):
+    with pytest.raises(InputError, match=f"window of {pool} pixels .* 6x4; choose 1 to 4"):
+        pooled(np.ones((4, 6), np.float32), pool)
+
+
+def test_own_level_is_the_mean_of_the_largest_fortieth():
+    values = np.random.default_rng(0).permutation(1600).astype(np.float32).reshape(40, 40)
+    assert own_level(values) == pytest.approx(np.arange(1560, 1600).mean())
+    # Of fewer pixels than that it is the largest.
+    assert own_level(np.arange(12, dtype=np.float32).reshape(3, 4)) == 11.0
 
 
 def test_resizing_keeps_pixel_centres():
@@ -174,68 +189,111 @@ def test_a_spot_outscores_blur_and_shift():
         )
         for test in (clean, spotted)
     ]
-    good, bad = (float(image_score(s, pool=5)[0]) for s in scores)
+    good, bad = (float(pooled(np.asarray(s[0]), 5).max()) for s in scores)
     assert bad > 3.0 * good
     y, x = np.unravel_index(np.argmax(scores[1][0]), (64, 64))
     assert 28 <= y < 37 and 28 <= x < 37
 
 
 class TestExpectedAnomaly:
-    """Two walls side by side; normal images differ from their renders on the left one only."""
+    """Of a wall, seen from sides in front of it."""
 
     SIZE = 32
+    FRONT = np.array([0.0, 0.0, -1.0])
 
     @pytest.fixture
-    def gaussians(self) -> Gaussians:
+    def wall(self) -> NormalObject:
+        return self.make(Capacity())
+
+    def make(self, capacity: Capacity) -> NormalObject:
         grid = np.stack(np.meshgrid(np.linspace(-0.9, 0.9, 12), np.linspace(-0.9, 0.9, 12)), -1)
         means = np.concatenate([grid.reshape(-1, 2), np.zeros((144, 1))], axis=1)
-        return Gaussians(
+        gaussians = Gaussians(
             means=jnp.asarray(means, jnp.float32),
             log_scales=jnp.full((144, 3), np.log(0.12)),
             quats=jnp.tile(jnp.array([1.0, 0.0, 0.0, 0.0]), (144, 1)),
             opacity_logits=jnp.full(144, 6.0),
             sh=jnp.zeros((144, 1, 3)),
         )
-
-    def camera(self, azimuth: float) -> Camera:
-        eye = 3.0 * np.array([np.sin(azimuth), 0.0, -np.cos(azimuth)])
-        viewmat = look_at(eye, np.zeros(3), np.array([0.0, -1.0, 0.0]))
-        K = intrinsics_from_angle(1.0, self.SIZE, self.SIZE)
-        return Camera(
-            jnp.asarray(viewmat, jnp.float32), jnp.asarray(K, jnp.float32), self.SIZE, self.SIZE
+        return NormalObject(
+            gaussians,
+            intrinsics_from_angle(1.0, self.SIZE, self.SIZE),
+            width=self.SIZE,
+            height=self.SIZE,
+            background=np.ones(3),
+            centre=np.zeros(3),
+            radius=1.3,
+            capacity=capacity,
         )
 
-    def test_a_constant_anomaly_is_expected_where_the_scene_covers(self, gaussians):
-        constant = np.full((self.SIZE, self.SIZE), 0.25, np.float32)
-        views = [(self.camera(a), constant) for a in (-0.2, 0.2)]
-        learnt = ExpectedAnomaly.learn(gaussians, views, Capacity())
-        assert learnt.typical == pytest.approx(0.25)
-        np.testing.assert_allclose(learnt.values, 0.25, rtol=1e-4)
-        left = learnt.discount(self.camera(0.0), constant, 1.0)
-        covered = np.zeros_like(left, bool)
-        covered[12:20, 12:20] = True
-        np.testing.assert_allclose(left[covered], 0.125, rtol=1e-2)
-        assert left[0, 0] == pytest.approx(0.25)
+    @staticmethod
+    def pose(azimuth: float) -> np.ndarray:
+        eye = 3.0 * np.array([np.sin(azimuth), 0.0, -np.cos(azimuth)])
+        return look_at(eye, np.zeros(3), np.array([0.0, -1.0, 0.0]))
 
-    def test_only_the_place_that_errs_is_discounted_from_any_side(self, gaussians):
+    def left(self, value: float = 1.0) -> np.ndarray:
+        """A map with the value on its left half."""
         scores = np.zeros((self.SIZE, self.SIZE), np.float32)
-        scores[:, : self.SIZE // 2] = 1.0
-        learnt = ExpectedAnomaly.learn(gaussians, [(self.camera(0.0), scores)], Capacity())
-        test = np.ones_like(scores)
-        for azimuth in (0.0, 0.3):
-            left = learnt.discount(self.camera(azimuth), test, 3.0)
-            assert left[16, 9] < 0.7
-            assert left[16, 24] > 0.95
-        # The less the expectation is trusted, the less it takes away.
-        little = learnt.discount(self.camera(0.0), test, 300.0)
-        assert little[16, 9] > 0.98
+        scores[:, : self.SIZE // 2] = value
+        return scores
 
-    def test_small_capacities_lose_nothing(self, gaussians):
+    @pytest.mark.parametrize("nearest", [0, 1, 2])
+    def test_a_constant_anomaly_is_expected_where_the_object_is(self, wall, nearest):
+        constant = np.full((self.SIZE, self.SIZE), 0.25, np.float32)
+        learnt = ExpectedAnomaly.learn(wall, [(self.pose(a), constant) for a in (-0.2, 0.2)])
+        assert learnt.typical == pytest.approx(0.25)
+        expected = learnt.at(wall, self.pose(0.0), nearest)
+        np.testing.assert_allclose(expected[12:20, 12:20], 0.25, rtol=1e-2)
+        assert abs(expected[0, 0]) < 1e-6  # beside the wall
+
+    def test_what_a_view_shows_is_expected_at_its_place_on_the_object(self, wall):
+        """The camera moves and rolls, and the place moves in the image with the wall."""
+        learnt = ExpectedAnomaly.learn(wall, [(self.pose(0.0), self.left())])
+        upside_down = np.diag([-1.0, -1.0, 1.0, 1.0]) @ self.pose(0.3)
+        for viewmat, bad, good in (
+            (self.pose(0.0), 9, 24), (self.pose(0.3), 9, 24), (upside_down, 22, 7)
+        ):  # fmt: skip
+            expected = learnt.at(wall, viewmat, 1)
+            assert expected[16, bad] > 0.9 and expected[16, good] < 0.05
+
+    def test_an_error_seen_from_one_side_is_expected_there_alone(self, wall):
+        """As a highlight is."""
+        highlight, none = np.zeros((2, self.SIZE, self.SIZE), np.float32)
+        highlight[:, 11:21] = 1.0
+        learnt = ExpectedAnomaly.learn(wall, [(self.pose(-0.7), highlight), (self.pose(0.7), none)])
+        there, elsewhere = (learnt.at(wall, self.pose(a), 6) for a in (-0.7, 0.7))
+        # Elsewhere, the mean of both counts for half a pixel of the few that each Gaussian makes.
+        assert there[16, 16] > 0.9 and elsewhere[16, 16] < 0.25
+        assert there[16, 26] < 0.05 and elsewhere[16, 26] < 0.05
+        # Half-way, both views count alike; so they do from everywhere if direction is no matter.
+        assert learnt.at(wall, self.pose(0.0), 6)[16, 16] == pytest.approx(0.5, abs=0.05)
+        for azimuth in (-0.7, 0.7):
+            assert 0.35 < learnt.at(wall, self.pose(azimuth), 0)[16, 16] < 0.65
+
+    def test_values_are_weighted_means_of_the_nearest_views(self):
+        sums = np.random.default_rng(0).uniform(0.0, 3.0, (4, 5, 2)).astype(np.float32)
+        sums[:, 4] = 0.0  # a Gaussian that no view shows
+        azimuths = np.array([0.1, -0.3, 0.9, 2.0])
+        viewmats = np.stack([self.pose(a) for a in azimuths])
+        directions = view_directions(viewmats, np.zeros(3)).astype(np.float32)
+        learnt = ExpectedAnomaly(sums, directions, 1.0)
+        total = sums.sum(axis=0)
+        mean = total[:4, 0] / total[:4, 1]
+        np.testing.assert_allclose(learnt.values(self.FRONT, 0), [*mean, 0.0], rtol=1e-5)
+        # Of the two nearest, 0.1 and 0.3 radians away; the mean counts for half a pixel.
+        weights = np.exp((np.cos([0.1, 0.3]) - np.cos(0.1)) / 0.05)
+        near = np.tensordot(weights, sums[:2], 1)[:4]
+        expected = (near[:, 0] + 0.5 * mean) / (near[:, 1] + 0.5)
+        np.testing.assert_allclose(learnt.values(self.FRONT, 2), [*expected, 0.0], rtol=1e-4)
+
+    def test_small_capacities_lose_nothing(self):
         scores = np.random.default_rng(0).random((self.SIZE, self.SIZE)).astype(np.float32)
-        views = [(self.camera(0.1), scores)]
-        few, many = Capacity(1), Capacity(50_000)
+        few, many = Capacity(1), Capacity()
         few.slots = 64
-        a = ExpectedAnomaly.learn(gaussians, views, few)
-        b = ExpectedAnomaly.learn(gaussians, views, many)
-        assert few.grown > 0
-        np.testing.assert_allclose(a.values, b.values, rtol=1e-5, atol=1e-7)
+        maps = []
+        for capacity in (few, many):
+            wall = self.make(capacity)
+            learnt = ExpectedAnomaly.learn(wall, [(self.pose(0.1), scores)])
+            maps.append(learnt.at(wall, self.pose(0.0), 1))
+        assert few.grown > 0 and maps[1].max() > 0.3
+        np.testing.assert_allclose(*maps, rtol=1e-5, atol=1e-7)

@@ -227,7 +227,7 @@ class TestNoPose:
         matches = [dataclasses.replace(m, reference_points=m.reference_points / 8) for m in matches]
         assert poses(views, depth_of, matches) == []
 
-    def test_few_points_are_few_in_however_many_views(self, ball_views, views, depth_of):
+    def test_a_point_matched_in_many_views_counts_once(self, ball_views, views, depth_of):
         """Five points fix a pose, but with one to spare a wrong match would go unnoticed."""
         points, normals = surface(ball_views)
         true = somewhere()
