@@ -1,34 +1,34 @@
-"""Which matcher and which features a run takes, and what several extractors make together."""
+"""Which matcher and which features an inspector takes, and what several extractors make."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igspad_jax.data import Category, TestImage
-from igspad_jax.detect import check_features, make_comparison
+from igspad_jax.detect import DetectConfig, check_features, make_comparison
 from igspad_jax.detect.choice import best_features
 from igspad_jax.detect.comparison import Comparison
 from igspad_jax.detect.features import HandMade
 from igspad_jax.errors import InputError
 from igspad_jax.experiment import features_table, matchers_table
+from igspad_jax.inspector import InspectorConfig, resolve, weights_of
 from igspad_jax.match import (
+    MatchConfig,
     OpenCVMatcher,
     best_matcher,
+    look_up,
     make_matcher,
     match_views,
     prepare_views,
     shortlisted,
     training_features,
 )
-from igspad_jax.match.matching import Matches, no_matches
+from igspad_jax.match.matching import Matches
 from igspad_jax.match.turning import turned_back
-from igspad_jax.pipeline.choices import chosen
-from igspad_jax.pipeline.provenance import concerns
-from igspad_jax.pipeline.settings import DetectConfig, MatchConfig, Settings, WeightsConfig
 
 
 @pytest.fixture
@@ -70,14 +70,21 @@ class Counting:
 class TestWithoutWeights:
     def test_auto_is_what_needs_none(self, no_weights, caplog):
         with caplog.at_level(logging.WARNING):
-            settings = chosen(Settings())
-        assert (settings.match.matcher, settings.detect.features) == ("opencv", "handmade")
+            config = resolve(InspectorConfig())
+        assert (config.match.matcher, config.detect.features) == ("opencv", "handmade")
+        assert config == dataclasses.replace(
+            InspectorConfig(),
+            match=MatchConfig(matcher="opencv"),
+            detect=DetectConfig(features="handmade"),
+        )
         assert "fetch_weights.py --weights=aliked-n16,aliked-lightglue" in caplog.text
         assert "fetch_weights.py --weights=xfeat" in caplog.text
 
     def test_what_is_asked_for_is_never_replaced(self, no_weights):
-        given = Settings(match=MatchConfig(matcher="xfeat"), detect=DetectConfig(features="aliked"))
-        assert chosen(given) == given
+        given = InspectorConfig(
+            match=MatchConfig(matcher="xfeat"), detect=DetectConfig(features="aliked")
+        )
+        assert resolve(given) == given
         with pytest.raises(InputError, match=r"fetch_weights\.py --weights=xfeat"):
             make_matcher("xfeat")
         with pytest.raises(InputError, match=r"fetch_weights\.py --weights=aliked-n16"):
@@ -85,6 +92,9 @@ class TestWithoutWeights:
 
     def test_best_names_what_is_missing(self, no_weights):
         assert best_matcher() == ("opencv", ("aliked-n16", "aliked-lightglue"))
+        assert best_matcher({"aliked-n16": "a.pt"}) == ("opencv", ("aliked-lightglue",))
+        both = {"aliked-n16": "a.pt", "aliked-lightglue": "b.pt"}
+        assert best_matcher(both) == ("aliked", ())
         assert best_features() == ("handmade", ("xfeat",))
 
 
@@ -103,29 +113,34 @@ class TestNames:
 
 
 class TestSources:
-    def test_weights_of_ones_own(self, no_weights, caplog):
-        """A source makes the choice; it is read, and it alone."""
-        given = Settings(weights=WeightsConfig(sources="xfeat=/no/such.pt"))
+    def test_a_source_makes_the_choice_and_is_what_is_read(self, no_weights, caplog):
+        sources = {"xfeat": "/no/such.pt"}
         with caplog.at_level(logging.WARNING):
-            settings = chosen(given)
-        assert settings.detect.features == "xfeat*handmade"
-        assert settings.match.matcher == "opencv"
-        sources = settings.weights.by_name
+            config = resolve(InspectorConfig(), sources)
+        assert config.detect.features == "xfeat*handmade"
+        assert config.match.matcher == "opencv"
         with pytest.raises(InputError, match=r"/no/such\.pt: no such file"):
             make_comparison("xfeat", sources)
         with pytest.raises(InputError, match=r"/no/such\.pt: no such file"):
             make_matcher("xfeat", sources)
 
-    def test_results_remember_the_sources_of_the_weights_they_were_made_with(self, tmp_path):
-        tests = (TestImage("good/0", "good", tmp_path / "0.png", None, None, None),)
-        category = Category("a", tmp_path, np.eye(3), 8, 8, (), tests)
-        settings = Settings(
-            match=MatchConfig(matcher="xfeat"),
-            detect=DetectConfig(features="sam-vit-base*handmade"),
-            weights=WeightsConfig(sources="xfeat=a.pt,sam-vit-base=b.pt,resnet18=c.pt"),
+    @pytest.mark.parametrize(
+        ("matcher", "initial", "features", "weights"),
+        [
+            ("opencv", "pnp", "handmade", []),
+            ("xfeat", "pnp", "xfeat*handmade", ["xfeat", "lighterglue"]),
+            ("xfeat", "retrieval", "xfeat*handmade", ["xfeat"]),
+            ("superpoint", "matches", "resnet18", ["superpoint-lightglue", "resnet18"]),
+            ("aliked", "retrieval", "handmade*handmade", []),
+        ],
+    )
+    def test_the_weights_an_inspector_takes(self, matcher, initial, features, weights):
+        """Each once, whoever else takes it; retrieval matches no points."""
+        config = InspectorConfig(
+            match=MatchConfig(matcher=matcher, initial=initial),
+            detect=DetectConfig(features=features),
         )
-        assert concerns("poses", category, settings)["weights"] == {"xfeat": "a.pt"}
-        assert concerns("detect", category, settings)["weights"] == {"sam-vit-base": "b.pt"}
+        assert weights_of(config) == weights
 
 
 class TestComparison:
@@ -149,30 +164,19 @@ class TestComparison:
         )
         assert Comparison([a, b], [2, 1]).name == "a*a*b"
 
-    def test_what_comes_again_is_not_computed_again(self):
-        asked = []
+    def test_an_anomaly_must_show_in_all_of_them(self):
+        """One that sees no difference leaves none in the product."""
+        a, blind = Brightness("a", 1.0), Brightness("blind", 0.0)
+        assert self.maps(a, powers=[1]).max() > 0.05
+        np.testing.assert_array_equal(self.maps(a, blind, powers=[1, 1]), 0.0)
 
-        class Noted(Brightness):
-            def __call__(self, images):
-                asked.append(len(images))
-                return super().__call__(images)
-
-        maps = {}
-        comparison = Comparison([Noted("a", 1.0)], [1], maps)
-        images, others, darker = (x[None] for x in (self.IMAGE, self.OTHER, 0.9 * self.OTHER))
-        first = comparison.anomaly_maps(images, others)
-        comparison.anomaly_maps(images, darker)
-        np.testing.assert_array_equal(comparison.anomaly_maps(images, images), 0.0)
-        assert len(asked) == 3
-        # Another comparison takes the extractor's map, and none for it of other images.
-        other = Comparison([Noted("a", 1.0), Brightness("b", 3.0)], [1, 1], maps)
-        assert not np.array_equal(other.anomaly_maps(images, others), first)
-        assert len(asked) == 3
-        other.anomaly_maps(0.5 * images, others)
-        assert len(asked) == 5
-        other.forget()
-        other.anomaly_maps(0.5 * images, 0.5 * others)
-        assert len(asked) == 7
+    def test_images_of_a_batch_do_not_meet(self):
+        comparison = Comparison([Brightness("a", 1.0)], [1])
+        images, others = np.stack([self.IMAGE, self.OTHER]), np.stack([self.OTHER, self.IMAGE])
+        together = comparison.anomaly_maps(images, others)
+        for i in range(2):
+            (alone,) = comparison.anomaly_maps(images[i : i + 1], others[i : i + 1])
+            np.testing.assert_allclose(together[i], alone, atol=1e-7)
 
     def test_a_dtype_that_no_extractor_knows(self):
         with pytest.raises(InputError, match=r"handmade are not computed in bfloat16"):
@@ -211,7 +215,7 @@ class TestShortlist:
         )
         for turn in range(4):
             query = np.rot90(ball_views.images[3], -turn)
-            found = shortlisted(np.ascontiguousarray(query), views, 2)
+            found = shortlisted(look_up(np.ascontiguousarray(query), views), 2)
             assert len(found) == 2 and next(iter(found.items())) == (3, 90.0 * turn)
 
     @pytest.mark.parametrize("degrees", [0.0, 15.0, 75.0, 180.0, 255.0, 345.0])
@@ -273,6 +277,3 @@ class TestTables:
         row = ("handmade", "0.800", "0.900", "0.500", "0.250", "0.250", "0.25")
         assert tables[0].rows == (row,)
         assert tables[1].rows == (("handmade", "0.800", "0.500", "0.250"),)
-
-    def test_no_match_is_no_match(self):
-        assert len(no_matches()) == 0
