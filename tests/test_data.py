@@ -11,15 +11,16 @@ import pytest
 
 from igspad_jax.cameras import look_at, viewmat_from_c2w
 from igspad_jax.data import (
+    hold_out_blocks,
     intrinsics,
     list_categories,
     load_image,
     load_mask,
     load_test,
     load_train,
+    prepare_image,
     read_category,
     read_image,
-    split_held_out,
     to_uint8,
     write_image,
 )
@@ -146,6 +147,35 @@ class TestImages:
         assert loaded.dtype == np.float32
         np.testing.assert_allclose(loaded, expected, atol=1e-6)
 
+    @pytest.mark.parametrize("channels", [3, 4])
+    def test_an_image_in_memory_is_prepared_as_from_a_file(self, tmp_path, channels):
+        image = picture(6, channels=channels)
+        write_image(tmp_path / "a.png", image)
+        background = (0.2, 0.4, 0.6)
+        expected = load_image(tmp_path / "a.png", size=12, background=background)
+        for pixels in (image, image / 255.0, (image / 255.0).astype(np.float16)):
+            found = prepare_image(pixels, size=12, background=background)
+            assert found.dtype == np.float32 and found.shape == (8, 12, 3)
+            np.testing.assert_allclose(
+                found, expected, atol=1e-3 if pixels.dtype == np.float16 else 1e-6
+            )
+
+    @pytest.mark.parametrize(
+        ("pixels", "says"),
+        [
+            (np.zeros((8, 8), np.uint8), r"uint8 \(8, 8\) is no image: pass uint8"),
+            (np.zeros((3, 8, 8)), r"float64 \(3, 8, 8\) is no image: pass uint8"),
+            (np.zeros((0, 8, 3)), "is no image"),
+            (np.zeros((8, 8, 3), np.int32), "int32 .* is no image"),
+            (np.full((8, 8, 3), np.nan), r"not in \[0, 1\]; pass uint8, or scale them"),
+            (np.full((8, 8, 3), 255.0), r"not in \[0, 1\]"),
+            (np.full((8, 8, 3), -0.1), r"not in \[0, 1\]"),
+        ],
+    )
+    def test_what_is_no_image(self, pixels, says):
+        with pytest.raises(InputError, match=f"^photograph 7: .*{says}"):
+            prepare_image(pixels, what="photograph 7")
+
     def test_shrinking_averages_areas(self, tmp_path):
         image = picture(2)
         write_image(tmp_path / "a.png", image)
@@ -238,6 +268,45 @@ class TestMadLayout:
         del poses[names[0]]
         (mad / "test_poses.json").write_text(json.dumps(poses))
         refused(mad, "test_poses.json", "./test/good/10.png")
+
+    def test_images_directly_in_test_or_in_its_folder_are_unlabelled(self, mad):
+        (mad / "test/unlabelled").mkdir()
+        places = ["test/unlabelled/4.png", "test/unlabelled/11.png", "test/9.png", "test/10.png"]
+        for i, place in enumerate(places):
+            write_image(mad / place, picture(300 + i))
+        category = read_category(mad)
+        assert category.kinds == ("good", "Burrs", "unlabelled")
+        test = category.test
+        assert [image.name for image in test[6:]] == [
+            "unlabelled/4", "unlabelled/11", "unlabelled/9", "unlabelled/10",
+        ]  # fmt: skip
+        for i, image in enumerate(test[6:]):
+            assert not image.labelled and not image.defective
+            assert image.mask_path is None and image.viewmat is None
+            loaded = load_test(image)
+            np.testing.assert_array_equal(to_uint8(loaded.image), picture(300 + i))
+            assert not loaded.mask.any()
+        assert [(image.labelled, image.defective) for image in test[2:4]] == [
+            (True, False), (True, True),
+        ]  # fmt: skip
+
+    def test_unlabelled_images_may_have_poses(self, mad):
+        write_image(mad / "test/9.png", picture(0))
+        write_image(mad / "test/10.png", picture(1))
+        names = [f"./test/{kind}/{i}.png" for kind in ("good", "Burrs") for i in (0, 2, 10)]
+        poses = {name: c2w(i).tolist() for i, name in enumerate([*names, "./test/10.png"])}
+        (mad / "test_poses.json").write_text(json.dumps(poses))
+        by_name = {image.name: image for image in read_category(mad).test}
+        assert by_name["unlabelled/9"].viewmat is None
+        np.testing.assert_allclose(by_name["unlabelled/10"].viewmat, viewmat_from_c2w(c2w(6)))
+
+    def test_a_category_of_unlabelled_images_alone(self, mad):
+        shutil.rmtree(mad / "test")
+        shutil.rmtree(mad / "ground_truth")
+        (mad / "test").mkdir()
+        write_image(mad / "test/0.png", picture(0))
+        category = read_category(mad)
+        assert category.kinds == ("unlabelled",) and len(category.test) == 1
 
     def test_intrinsics_follow_the_size(self, mad):
         category = read_category(mad)
@@ -351,7 +420,7 @@ class TestLies:
         write_image(mad / "train/good/7.png", picture(0, height=20))
         refused(mad, "7.png", "24 x 20", "24 x 16")
 
-    @pytest.mark.parametrize("where", ["test/good/2.png", "test/Burrs/0.png"])
+    @pytest.mark.parametrize("where", ["test/good/2.png", "test/Burrs/0.png", "test/5.png"])
     def test_test_image_of_another_size(self, mad, where):
         write_image(mad / where, picture(0, width=30))
         refused(mad, where, "30 x 16", "24 x 16")
@@ -420,20 +489,78 @@ class TestNerfLayout:
         refused(nerf, "transforms_test.json", "intrinsics")
 
 
-class TestSplit:
-    def test_even_and_complete(self):
-        train, held = split_held_out(range(120), 10)
-        assert (len(train), len(held)) == (110, 10)
-        assert sorted(train + held) == list(range(120))
-        assert set(np.diff(held)) == {12}
+def cameras(heights, azimuths) -> np.ndarray:
+    """Viewmats of cameras at distance 3 that look at the origin."""
+    rings = np.sqrt(1.0 - np.square(heights))
+    eyes = 3.0 * np.stack([rings * np.cos(azimuths), rings * np.sin(azimuths), heights], axis=1)
+    return np.stack([look_at(eye, np.zeros(3), np.array([0.0, 0.0, 1.0])) for eye in eyes])
 
-    @pytest.mark.parametrize("number", range(10))
-    def test_every_number(self, number):
-        train, held = split_held_out("abcdefghijkl", number)
-        assert len(held) == number
-        assert sorted(train + held) == list("abcdefghijkl")
 
-    @pytest.mark.parametrize("number", [-1, 4])
-    def test_leaves_two(self, number):
-        with pytest.raises(InputError, match="held out"):
-            split_held_out(range(5), number)
+def all_around(number: int) -> np.ndarray:
+    return cameras(np.linspace(-0.95, 0.95, number), 2.4 * np.arange(number))
+
+
+def film(number: int) -> np.ndarray:
+    """Frames of a camera that goes four times around the object."""
+    return cameras(np.linspace(-0.7, 0.7, number), 8.0 * np.pi * np.arange(number) / number)
+
+
+def angles(viewmats, others) -> np.ndarray:
+    """[n, m] degrees between viewing directions."""
+    cosines = viewmats[:, 2, :3] @ others[:, 2, :3].T
+    return np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))
+
+
+class TestHoldingOut:
+    @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
+    @pytest.mark.parametrize("viewmats", [all_around(60), film(300)], ids=["sphere", "film"])
+    def test_the_share_is_about_kept(self, viewmats, share):
+        held = hold_out_blocks(viewmats, share)
+        assert held.tolist() == sorted(set(held.tolist()))
+        assert held[0] >= 0 and held[-1] < len(viewmats)
+        assert len(held) / len(viewmats) == pytest.approx(share, abs=0.025)
+        assert len(held) <= len(viewmats) / 2
+        np.testing.assert_array_equal(held, hold_out_blocks(viewmats, share))
+
+    @pytest.mark.parametrize("number", [5, 8, 13, 30])
+    def test_of_views_far_apart_too(self, number):
+        """They are 30 degrees apart and more: each is a block of its own."""
+        for share in (0.2, 0.3):
+            assert len(hold_out_blocks(all_around(number), share)) == round(share * number)
+
+    @pytest.mark.parametrize("number", range(1, 12))
+    def test_never_more_than_half_and_none_of_too_few(self, number):
+        for share in (0.1, 0.3, 0.5):
+            held = hold_out_blocks(all_around(number), share)
+            assert len(held) <= number // 2
+            assert (len(held) == 0) == (round(share * number) == 0 or number < 2)
+
+    def test_from_all_sides(self):
+        viewmats = all_around(60)
+        held = hold_out_blocks(viewmats, 0.2)
+        assert angles(viewmats, viewmats[held]).min(axis=1).max() < 60.0
+
+    def test_near_duplicates_of_a_view_go_with_it(self):
+        """Three frames from about each place: a frame left behind would give its place away."""
+        rng = np.random.default_rng(0)
+        places = np.repeat(np.arange(40), 3)
+        shaken = rng.normal(scale=0.004, size=(2, 120))
+        heights, azimuths = np.linspace(-0.9, 0.9, 40)[places], 2.4 * places
+        viewmats = cameras(heights + shaken[0], azimuths + shaken[1])
+        for share in (0.1, 0.2, 0.4):
+            held = hold_out_blocks(viewmats, share)
+            times = np.bincount(places[held], minlength=40)
+            assert set(times) == {0, 3}, share
+
+    def test_held_out_views_are_as_far_from_the_others_as_an_image_from_anywhere(self):
+        """In a film the next frame would be a degree or two away."""
+        viewmats = film(600)
+        held = hold_out_blocks(viewmats, 0.2)
+        kept = np.delete(viewmats, held, axis=0)
+        distances = angles(viewmats[held], kept).min(axis=1)
+        rng = np.random.default_rng(0)
+        anywhere = cameras(rng.uniform(-0.7, 0.7, 500), rng.uniform(0.0, 2.0 * np.pi, 500))
+        usual = np.median(angles(anywhere, viewmats).min(axis=1))
+        step = np.median(np.diagonal(angles(viewmats[:-1], viewmats[1:])))
+        assert usual > 2.0 * step
+        assert 0.7 * usual < np.median(distances) < 2.0 * usual

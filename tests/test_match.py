@@ -351,7 +351,7 @@ class TestFirstPoses:
     def test_poses_repeat_where_there_are_fewer(self, images, make):
         found = [pose.viewmat.tobytes() for pose in make(hypotheses=40)(images[0])]
         times = Counter(found)
-        assert len(found) == 40 and len(times) < 25  # 12 views, and a blend for each mode
+        assert len(found) == 40 and len(times) < 30  # views alike in one way or another, and blends
         assert max(times.values()) - min(times.values()) <= 1
         alone = make(hypotheses=len(times))(images[0])
         assert {pose.viewmat.tobytes() for pose in alone} == set(times)
