@@ -1,3 +1,5 @@
+"""Metrics of maps, poses and verdicts, and the tables that show them."""
+
 from __future__ import annotations
 
 import json
@@ -14,7 +16,6 @@ from igspad_jax.evaluate import (
     aggregate,
     auroc,
     average_precision,
-    breakdown,
     breakdown_table,
     category_table,
     evaluate_maps,
@@ -23,9 +24,12 @@ from igspad_jax.evaluate import (
     pixel_metrics,
     pose_metrics,
     pose_table,
+    run_tables,
     size_table,
     time_metrics,
     time_table,
+    verdict_metrics,
+    verdict_table,
     write_metrics,
 )
 
@@ -213,20 +217,6 @@ def test_bad_input_is_one_clear_line(spoil, says):
     assert "\n" not in str(caught.value)
 
 
-def test_breakdown_compares_variants():
-    maps, masks, labels, scores, kinds = category()
-    perfect = [mask.astype(np.float32) for mask in masks]
-    result = breakdown(
-        {"estimated pose": (maps, scores), "clean reference": (perfect, labels.astype(float))},
-        masks,
-        labels,
-        kinds,
-    )
-    assert result["clean reference"]["overall"]["pixel_ap"] == 1.0
-    assert result["clean reference"]["overall"]["image_auroc"] == 1.0
-    assert result["estimated pose"]["kinds"]["Burrs"]["pixel_ap"] < 1.0
-
-
 def poses(angles, distances):
     up, zero = np.array([0.0, 0.0, 1.0]), np.zeros(3)
     return np.stack(
@@ -251,6 +241,8 @@ def test_pose_metrics():
     assert result["gross_failures"] == ["d", "e"]
     assert (result["gross_count"], result["without_pose"]) == (2, 1)
     assert (result["flagged_count"], result["gross_flagged_count"]) == (2, 1)
+    # Off by more than 2 degrees are d and e; d is flagged, and a in vain.
+    assert (result["off_unflagged"], result["flagged_within_count"]) == (["e"], 1)
     assert result["image_errors"]["d"]["degrees"] == pytest.approx(30)
     assert result["image_errors"]["b"]["percent"] == pytest.approx(2.6, abs=0.1)
     with pytest.raises(InputError, match="4 names"):
@@ -296,6 +288,94 @@ def test_failed_write_keeps_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_metrics(path, {"a": object()})
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1.5, "b": [0, 1]}
+
+
+class TestVerdicts:
+    """Of nine images: four good ones, three with defects, two that nobody labelled."""
+
+    KINDS = ("good",) * 4 + ("Burrs", "Burrs", "Stains") + ("unlabelled",) * 2
+    AT_5 = ("PASS", "PASS", "FAIL", "UNSURE", "FAIL", "PASS", "FAIL", "UNSURE", "FAIL")
+    AT_10 = ("FAIL", "PASS", "FAIL", "UNSURE", "FAIL", "FAIL", "FAIL", "UNSURE", "FAIL")
+
+    @staticmethod
+    def counts(passed, failed, unsure):
+        return {"PASS": passed, "FAIL": failed, "UNSURE": unsure}
+
+    def test_counted_by_kind_and_rate(self):
+        found = verdict_metrics({"0.05": self.AT_5, "0.1": self.AT_10}, self.KINDS)
+        assert found["0.05"] == {
+            "kinds": {
+                "good": self.counts(2, 1, 1),
+                "Burrs": self.counts(1, 1, 0),
+                "Stains": self.counts(0, 1, 0),
+                "unlabelled": self.counts(0, 1, 1),
+            },
+            "false_alarm_rate": 1 / 4,
+            "found": 2 / 3,
+            "unsure": 2 / 9,
+        }
+        assert list(found["0.05"]["kinds"]) == ["good", "Burrs", "Stains", "unlabelled"]
+        assert found["0.1"]["false_alarm_rate"] == 2 / 4
+        assert found["0.1"]["found"] == 1.0
+
+    def test_shares_of_no_images_are_undefined(self):
+        found = verdict_metrics({"0.05": ("PASS", "UNSURE")}, ("unlabelled", "unlabelled"))["0.05"]
+        assert math.isnan(found["false_alarm_rate"]) and math.isnan(found["found"])
+        assert found["unsure"] == 0.5
+        assert found["kinds"] == {"unlabelled": self.counts(1, 0, 1)}
+        nothing = verdict_metrics({"0.05": ()}, ())["0.05"]
+        assert nothing["kinds"] == {} and math.isnan(nothing["unsure"])
+
+    def test_every_image_has_a_verdict(self):
+        with pytest.raises(ValueError, match="argument 2"):
+            verdict_metrics({"0.05": self.AT_5[:-1]}, self.KINDS)
+
+    def test_table_of_categories_and_of_all(self):
+        """The shares of all are of their counts, not means of shares."""
+        first = verdict_metrics({"0.05": self.AT_5}, self.KINDS)
+        second = verdict_metrics({"0.05": ("PASS", "FAIL")}, ("good", "Scratches"))
+        table = verdict_table({"A": {"verdicts": first}, "B": {"verdicts": second}}, "0.05")
+        assert table.title == "Verdicts, at a false-alarm rate of 5.0% asked for"
+        assert table.columns == (
+            "category",
+            "good: PASS", "good: FAIL", "good: UNSURE",
+            "defective: PASS", "defective: FAIL", "defective: UNSURE",
+            "unlabelled: PASS", "unlabelled: FAIL", "unlabelled: UNSURE",
+            "false alarms", "found", "not judged",
+        )  # fmt: skip
+        assert table.rows == (
+            ("A", "2", "1", "1", "1", "2", "0", "0", "1", "1", "25.0%", "66.7%", "22.2%"),
+            ("B", "1", "0", "0", "0", "1", "0", "0", "0", "0", "0.0%", "100.0%", "0.0%"),
+            ("all", "3", "1", "1", "1", "3", "0", "0", "1", "1", "20.0%", "75.0%", "18.2%"),
+        )
+
+    def test_table_of_unlabelled_images_alone(self):
+        verdicts = verdict_metrics({"0.1": ("PASS", "FAIL", "FAIL")}, ("unlabelled",) * 3)
+        (table,) = run_tables({"A": {"verdicts": verdicts}})
+        assert table.columns[1:4] == ("unlabelled: PASS", "unlabelled: FAIL", "unlabelled: UNSURE")
+        assert table.rows == (("A", "1", "2", "0", "-", "-", "0.0%"),)
+
+
+def test_a_run_has_the_tables_of_what_it_measured():
+    both = two_categories()
+    for metrics in both.values():
+        metrics["verdicts"] = verdict_metrics({"0.05": ("PASS",), "0.1": ("FAIL",)}, ("good",))
+    both["03Bare"] = {"verdicts": verdict_metrics({"0.05": ("PASS",), "0.1": ("PASS",)}, ("x",))}
+    tables = run_tables(both, kinds=True)
+    assert [table.title.split(",")[0] for table in tables] == [
+        "Verdicts", "Verdicts", "Categories", "Kinds of defect", "Evaluation sizes",
+        "Pose errors", "Time",
+    ]  # fmt: skip
+    assert [[row[0] for row in table.rows] for table in tables[:3]] == [
+        ["01Duck", "02Penguin", "03Bare", "all"],
+        ["01Duck", "02Penguin", "03Bare", "all"],
+        ["01Duck", "02Penguin", "mean"],  # the third has no labelled images
+    ]
+    alone = run_tables({"01Duck": both["01Duck"]})
+    assert [table.title.split(",")[0] for table in alone] == [
+        "Verdicts", "Verdicts", "Evaluation sizes", "Pose errors", "Time",
+    ]  # fmt: skip
+    assert run_tables({}) == []
 
 
 def test_tables_are_aligned_and_complete():
