@@ -120,7 +120,7 @@ def random(setup, seed=0):
     return splats(setup, means, shapes, rng.uniform(0.02, 1.0, setup.count), seed)
 
 
-def everywhere(setup, opacity):
+def over_all_tiles(setup, opacity):
     """All splats cover all tiles."""
     rng = np.random.default_rng(1)
     means = rng.uniform(0, [setup.width, setup.height], (setup.count, 2))
@@ -149,7 +149,7 @@ def needles(setup):
 
 def one_over_everything(setup):
     scene = [part.copy() for part in random(setup)]
-    big = everywhere(setup, np.full(setup.count, 0.9))
+    big = over_all_tiles(setup, np.full(setup.count, 0.9))
     for part, of_big in zip(scene, big, strict=True):
         part[setup.count // 2] = of_big[setup.count // 2]
     return tuple(scene)
@@ -172,7 +172,7 @@ def at_one_point(setup):
 
 def full(setup, opacity=0.3):
     """As many pairs as there are slots, to the last."""
-    scene = [part.copy() for part in everywhere(setup, np.full(setup.count, opacity))]
+    scene = [part.copy() for part in over_all_tiles(setup, np.full(setup.count, opacity))]
     scene[2][0], scene[5][0] = 0.0, 0.0
     return tuple(scene)
 
@@ -362,7 +362,7 @@ class TestImplementations:
             assert float(np.max(images[0, ..., -1])) < 1e-7
 
     def test_overflow_drops_the_farthest(self, setup):
-        scene = everywhere(setup, np.full(setup.count, 0.3))
+        scene = over_all_tiles(setup, np.full(setup.count, 0.3))
         images, pairs, gradients = implementation(setup)(scene, random(setup))
         assert int(pairs[0]) == setup.capacity + setup.tiles
         without = [part.copy() for part in scene]
