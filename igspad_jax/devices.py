@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -179,28 +179,6 @@ def on_first(work: Callable[P, T]) -> Callable[P, T]:
 def from_first_process(value: T) -> T:
     """Return process 0's value, on all processes."""
     return on_first(lambda: value)()
-
-
-def after_first(work: Callable[[], T]) -> T:
-    """Call `work` on every process; the others begin when process 0 is done, and find its files."""
-    if is_first():
-        result = work()
-        from_first_process(None)
-        return result
-    from_first_process(None)
-    return work()
-
-
-def split_over_processes(work: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-    """Apply `work` to every item, each process doing its share; see `on_first` for its limits."""
-    count = process_count()
-    if count == 1:
-        return [work(item) for item in items]
-    own = _outcome(lambda: [work(item) for item in items[jax.process_index() :: count]])
-    results: list[Any] = [None] * len(items)
-    for process in range(count):
-        results[process::count] = _broadcast(own, process)
-    return results
 
 
 def _outcome(work: Callable[[], T]) -> tuple[T | None, Exception | None]:

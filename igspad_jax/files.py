@@ -65,13 +65,13 @@ def sha256(*paths: Path) -> str:
 
 def digest_of(content: Any) -> str:
     """A short hash of what `write_json` would write of some content."""
-    text = json.dumps(_plain(content), sort_keys=True, ensure_ascii=False)
+    text = json.dumps(plain(content), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_json(path: Path | str, content: Any) -> Path:
     """Writes JSON in one step; NumPy and dataclasses as JSON's own, what is not finite as null."""
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return write_whole(path, lambda file: file.write(text.encode()))
 
 
@@ -93,15 +93,16 @@ def read_json(path: Path | str, remedy: str) -> Any:
         raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Content as JSON can hold it; what is not finite as None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
+        return plain(dataclasses.asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -16,7 +16,10 @@ _HELP = {"-h", "-help", "--help"}
 
 
 def launch(
-    main: Callable[[], None], prepare: Callable[[list[str]], list[str]] | None = None
+    main: Callable[..., None],
+    prepare: Callable[[list[str]], list[str]] | None = None,
+    *,
+    arguments: str = "",
 ) -> None:
     """Parses the flags and runs a script's main function; never returns.
 
@@ -26,6 +29,8 @@ def launch(
         main: the script; the flags are parsed when it runs.
         prepare: looks at the command line before the flags are parsed, and returns what of it is
             left to parse; may define further flags.
+        arguments: what the arguments beside the flags are, given to `main` one by one; empty where
+            there may be none.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -33,11 +38,15 @@ def launch(
         if _HELP & set(argv):
             if prepare:
                 prepare([argv[0]])
-            app.usage(shorthelp=True, writeto_stdout=True)
+            if main.__module__ == "__main__":
+                app.usage(shorthelp=True, writeto_stdout=True)
+            else:  # a console command, whose own module is a stub
+                print(sys.modules[main.__module__].__doc__)
+                print(flags.FLAGS.module_help(main.__module__))
             sys.exit(0)
         try:
             left = flags.FLAGS(prepare(argv) if prepare else argv)
-            if len(left) > 1:
+            if len(left) > 1 and not arguments:
                 raise InputError(f"unexpected argument {left[1]!r}: flags begin with --")
         except flags.Error as error:
             words = " ".join(str(error).split()).rstrip(".")
@@ -51,7 +60,7 @@ def launch(
         logging.set_verbosity(logging.INFO)
         logging.get_absl_handler().addFilter(_worth_reading)
         try:
-            main()
+            main(*argv[1:])
         except InputError as error:
             _fail(error)
         except KeyboardInterrupt:

@@ -29,8 +29,10 @@ _LEAST: dict[str, float] = {
     "detect.normalise": 0, "calibrate.farthest_roll": 0,
     "evaluate.sizes": 1,
 }  # fmt: skip
-_MOST = {"data.background": 1, "data.held_out": 0.5, "train.sh_degree": 3, "detect.pool": 1,
-    "detect.normalise": 1, "calibrate.false_alarm_rate": 0.5, "evaluate.false_alarm_rates": 0.5, "calibrate.farthest_roll": 180,
+_MOST = {
+    "data.background": 1, "data.held_out": 0.5, "train.sh_degree": 3, "detect.pool": 1,
+    "detect.normalise": 1, "calibrate.false_alarm_rate": 0.5, "calibrate.farthest_roll": 180,
+    "evaluate.false_alarm_rates": 0.5,
 }  # fmt: skip
 _POSITIVE = (
     "invert.adam.rate", "invert.adam.late_rate", "invert.levenberg.deltas",

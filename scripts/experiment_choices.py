@@ -2,8 +2,7 @@
 
     python scripts/experiment_choices.py --data=DATA --run=RUN --config=CONFIG --out=OUT
 
-Needs the run folder of `run.py` (or `train.py` and, for the features, `invert.py`) and test images
-with masks; with known poses and clean images the tables say more. What is measured already is not
+Needs the run folder of `run.py`, or of `train.py` alone, and test images with masks; with known poses and clean images the tables say more. What is measured already is not
 measured again. --out gets
 
     matchers.md, matchers.json   first and final poses, seconds and figures of every matcher
@@ -23,7 +22,7 @@ from typing import Any
 from absl import flags
 
 from igspad_jax.data import Category
-from igspad_jax.detect import EXTRACTORS, Maps, extractors_at_hand
+from igspad_jax.detect import EXTRACTORS, extractors_at_hand
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate.tables import Table, format_table
 from igspad_jax.experiment import features_table, markdown, matchers_table
@@ -31,10 +30,9 @@ from igspad_jax.files import write_json, write_whole
 from igspad_jax.machine import machine
 from igspad_jax.match import MATCHERS, matchers_at_hand
 from igspad_jax.pipeline import command
-from igspad_jax.pipeline.detection import detect_category
+from igspad_jax.pipeline.calibration import calibrate_category
 from igspad_jax.pipeline.evaluation import evaluate_category
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.inversion import invert_category
 from igspad_jax.pipeline.settings import Settings
 
 _OUT = flags.DEFINE_string("out", None, "Folder for the results; needed.")
@@ -56,7 +54,7 @@ _COMBINATIONS = flags.DEFINE_list(
 
 def main() -> None:
     """Runs the parts on every category."""
-    settings, overwrite = command.settings(), command.overwrite()
+    settings = command.settings()
     if not _OUT.value:
         raise InputError("--out is missing: give a folder for the results")
     out, parts = Path(_OUT.value), dict.fromkeys(_PARTS.value)
@@ -66,16 +64,13 @@ def main() -> None:
     results: dict[str, dict[str, dict[str, Any]]] = {part: {} for part in parts}
 
     def work(category: Category, folder: RunFolder) -> None:
-        maps: Maps = {}  # combinations share the maps of the extractors they have in common
         for part in parts:
-            kept = ("train",) if part == "matchers" else ("train", "poses")
             for name, changed in tried[part].items():
                 own = RunFolder(out / name.replace("*", "-x-") / category.name)
-                _copy(folder, own, kept)
-                invert_category(category, changed, own, overwrite=overwrite)
-                detect_category(category, changed, own, overwrite=overwrite, maps=maps)
-                evaluate_category(category, changed, own, overwrite=overwrite)
-                found = {"poses": own.load("poses"), "metrics": own.load("metrics")}
+                _copy(folder, own)
+                calibrate_category(category, changed, own)
+                evaluate_category(category, changed, own)
+                found = {"poses": own.load("inspections"), "metrics": own.load("metrics")}
                 results[part].setdefault(name, {})[category.name] = found
 
     _, failed = command.each_category(work)
@@ -108,7 +103,7 @@ def _feature_settings(settings: Settings) -> dict[str, Settings]:
         names = [*alone, *(f"{name}*handmade" for name in alone if name != "handmade")]
     for name in names:
         _known(name.split("*"), EXTRACTORS, "--combinations")
-    # First the single ones, whose seconds count: products take over their maps.
+    # First the single ones.
     alone = dict.fromkeys(single for name in names for single in name.split("*"))
     names = dict.fromkeys([*alone, *names])
     return {
@@ -127,16 +122,15 @@ def _known(names: Sequence[str], known: Sequence[str] | Mapping[str, Any], flag:
     return list(names)
 
 
-def _copy(folder: RunFolder, own: RunFolder, stages: Sequence[str]) -> None:
-    """Takes over finished stages, unless they are there."""
-    own.root.mkdir(parents=True, exist_ok=True)
-    for stage in stages:
-        folder.load(stage)  # says what to do where it is missing
-        paths = [folder.stage_path(stage)]
-        paths.append(folder.scene if stage == "train" else folder.losses)
-        for path in paths:
-            if not (own.root / path.name).exists():
-                shutil.copy2(path, own.root / path.name)
+def _copy(folder: RunFolder, own: RunFolder) -> None:
+    """Takes over the object, and the images' results, whose poses may still hold."""
+    folder.load("training")  # says what to do where it is missing
+    if not own.path("training").exists():
+        own.root.mkdir(parents=True, exist_ok=True)
+        for part in (folder.object, folder.calibration.root, folder.inspected.root):
+            if part.is_dir():
+                shutil.copytree(part, own.root / part.name, dirs_exist_ok=True)
+        shutil.copy2(folder.path("training"), own.path("training"))
 
 
 def _write(tables: Sequence[Table], results: Mapping[str, Any], path: Path) -> None:

@@ -130,8 +130,6 @@ def check_communication() -> None:
     """Broadcasts and errors between two processes."""
     process = jax.process_index()
     assert devices.from_first_process({"from": process}) == {"from": 0}
-    split = devices.split_over_processes(lambda item: (item, jax.process_index()), range(5))
-    assert split == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
 
     def fails_on(failing):
         if process == failing:
@@ -140,8 +138,6 @@ def check_communication() -> None:
     with pytest.raises(InputError, match="on 0"):
         devices.on_first(fails_on)(0)
     devices.on_first(fails_on)(1)  # never called there
-    with pytest.raises(InputError, match="on 1"):
-        devices.split_over_processes(fails_on, [1, 1])
 
 
 def main(
@@ -255,8 +251,6 @@ class TestAlone:
         assert devices.is_first() and devices.process_count() == 1
         value = object()
         assert devices.from_first_process(value) is value
-        assert devices.after_first(lambda: value) is value
-        assert devices.split_over_processes(lambda item: 2 * item, [1, 2, 3]) == [2, 4, 6]
 
     @pytest.mark.parametrize(
         "given",

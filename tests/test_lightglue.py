@@ -18,7 +18,8 @@ from originals import original
 
 from igspad_jax.errors import InputError
 from igspad_jax.match import match_views
-from igspad_jax.match.learned import LearnedMatcher, cached_features
+from igspad_jax.match.features import cached_features
+from igspad_jax.match.learned import LearnedMatcher
 from igspad_jax.networks.aliked import read_aliked
 from igspad_jax.networks.keypoints import Keypoints
 from igspad_jax.networks.lightglue import LightGlue, pad_points, pair_with_many, read_lightglue

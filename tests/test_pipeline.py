@@ -11,16 +11,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from igspad_jax.pipeline.detection import detect_category
+from igspad_jax.pipeline.inversion import invert_category
 
 from igspad_jax.data import read_category
 from igspad_jax.data.toy import ToyConfig, write_toy_category
 from igspad_jax.errors import InputError
 from igspad_jax.invert import AdamConfig, InvertConfig, LevenbergConfig
 from igspad_jax.pipeline import command, inversion, training
-from igspad_jax.pipeline.detection import detect_category
 from igspad_jax.pipeline.evaluation import evaluate_category
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.inversion import invert_category
 from igspad_jax.pipeline.settings import (
     DataConfig,
     DetectConfig,

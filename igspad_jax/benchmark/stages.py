@@ -7,7 +7,6 @@ hand.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +18,11 @@ from igspad_jax.batches import batches
 from igspad_jax.benchmark.scenes import RADIUS, Scene, cameras
 from igspad_jax.benchmark.timing import Prepared
 from igspad_jax.cameras import pose_errors
-from igspad_jax.detect import best_features, image_score, make_comparison
+from igspad_jax.data import LoadedViews
+from igspad_jax.inspector import Inspector, InspectorConfig
 from igspad_jax.invert import InvertConfig, invert
-from igspad_jax.match import best_matcher, make_matcher, prepare_views
+from igspad_jax.match import MatchConfig
 from igspad_jax.normal_object import NormalObject
-from igspad_jax.pipeline.detection import Detector
-from igspad_jax.pipeline.inversion import Start
-from igspad_jax.pipeline.settings import DataConfig, DetectConfig, MatchConfig
 from igspad_jax.render import Capacity
 
 _TRAINING_VIEWS = 32
@@ -73,31 +70,25 @@ def _one_by_one(model: NormalObject, viewmats: np.ndarray) -> np.ndarray:
     return np.concatenate([model.renders(viewmat[None]) for viewmat in viewmats])
 
 
-def _match(scene: Scene) -> Prepared:
-    subject = _subject(scene)
+def _inspector(subject: _Subject) -> Inspector:
+    """An inspector with the default settings, views of the object for training images."""
     # Between the cameras of the images.
     viewmats = cameras(_TRAINING_VIEWS, first=0.4)
     training = _one_by_one(subject.model, viewmats.astype(np.float32))
-    name, _ = best_matcher()
-    matcher = make_matcher(name)
+    views = LoadedViews(training, viewmats, np.asarray(subject.model.K))
+    return Inspector(subject.model, views, InspectorConfig())
 
-    @functools.cache
-    def depth_of(view: int) -> tuple[np.ndarray, np.ndarray]:
-        return subject.model.depth(viewmats[view])
 
-    start = Start(
-        views=prepare_views(training, viewmats, scene.K, np.zeros(3)),
-        matcher=matcher,
-        references=matcher.prepare(training),
-        depth_of=depth_of,
-        config=MatchConfig(),
-    )
+def _match(scene: Scene) -> Prepared:
+    subject = _subject(scene)
+    inspector = _inspector(subject)
+    inspector.first_poses  # noqa: B018 - makes ready what is made once for all images
 
     def run() -> np.ndarray:
-        return np.stack([start.hypotheses(image)[0].viewmat for image in subject.images])
+        return np.stack([inspector.first_poses(image)[0].viewmat for image in subject.images])
 
     def figures(found: np.ndarray) -> dict[str, Any]:
-        return {"matcher": name, **subject.errors(found)}
+        return {"matcher": inspector.config.match.matcher, **subject.errors(found)}
 
     return Prepared(run, figures=figures)
 
@@ -125,27 +116,21 @@ def _invert(scene: Scene) -> Prepared:
 
 def _detect(scene: Scene) -> Prepared:
     subject = _subject(scene)
-    name, _ = best_features()
-    detector = Detector(
-        gaussians=subject.model.gaussians,
-        comparison=make_comparison(name),
-        K=np.asarray(subject.model.K),
-        config=DataConfig(background=(1.0, 1.0, 1.0)),
-        capacity=subject.model.capacity,
-    )
-    pool = max(1, round(DetectConfig().pool * scene.size))
+    inspector = _inspector(subject)
 
     def run() -> list[float]:
-        detector.comparison.forget()  # these are new images each time
         scores = []
-        for chosen, real in batches(len(subject.images), detector.comparison.batch):
+        for chosen, real in batches(len(subject.images), inspector.batch):
             images, viewmats = subject.images[chosen], subject.viewmats[chosen]
-            references = detector.renders(images, list(viewmats), [(1.0, 0.0)] * len(chosen))
-            heat_maps = detector.comparison.anomaly_maps(images, references)
-            scores += np.asarray(image_score(heat_maps, pool=pool))[:real].tolist()
+            renders = subject.model.renders(viewmats)
+            heat_maps = inspector.comparison.anomaly_maps(images, renders)
+            scores += [inspector.score(heat_map) for heat_map in heat_maps[:real]]
         return scores
 
-    return Prepared(run, figures=lambda scores: {"features": name, "score": float(np.mean(scores))})
+    def figures(scores: list[float]) -> dict[str, Any]:
+        return {"features": inspector.comparison.name, "score": float(np.mean(scores))}
+
+    return Prepared(run, figures=figures)
 
 
 STAGES = {"match": _match, "invert": _invert, "detect": _detect}

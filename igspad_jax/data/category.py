@@ -17,7 +17,7 @@ from igspad_jax.cameras import scale_intrinsics
 from igspad_jax.data.images import WHITE, load_image, load_mask, resized_shape
 
 GOOD, UNLABELLED = "good", "unlabelled"  # kinds that are no defects
-_BLOCK = 3  # views of a block
+_NEIGHBOURS = 30.0  # degrees within which two views cover the directions between them
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,28 +189,46 @@ def load_test(
 def hold_out_blocks(viewmats: np.ndarray, share: float) -> np.ndarray:
     """Choose views to hold out: blocks of neighbouring viewing directions, from all sides.
 
-    Single views would not do: with its neighbours in the scene, a view is easier to explain than
-    an image from anywhere. The directions are split into regions (k-means, always the same), and
-    of each the three views in its middle are held out.
+    A held-out view should be as far from its nearest fitted one as an image from anywhere is. So a
+    block is all views within a radius about its middle: the typical distance between a direction
+    that the views cover and the view nearest to it. Where the views are a grid, a block is a view
+    or a few; where they are as dense as frames of a film, it is a stretch of them.
 
     Args:
         viewmats: [n, 4, 4] of the views.
-        share: of the views to hold out, at most a half.
+        share: of the views to hold out, about; at most a half.
 
     Returns:
-        Ascending indices of the views to hold out; none where the share is less than one view.
+        Ascending indices of the views to hold out, the same at every call; none where the share is
+        less than one view.
     """
     axes = np.asarray(viewmats, np.float64)[:, 2, :3]
     count = round(share * len(axes))
-    regions = -(-count // _BLOCK)
-    if not regions:
+    if not count:
         return np.zeros(0, int)
-    middles, region_of = kmeans2(axes, regions, minit="++", rng=0, iter=50)
-    cosines = axes @ middles.T
+    cosines = np.clip(axes @ axes.T, -1.0, 1.0)
+    # The middles of equal regions of directions, to be taken far apart first.
+    middles, region_of = kmeans2(axes, count, minit="++", rng=0, iter=50)
+    left = [
+        int(np.argmax(np.where(region_of == r, axes @ middles[r], -2.0))) for r in set(region_of)
+    ]
     held: list[int] = []
-    for region in range(regions):
-        wanted = count // regions + (region < count % regions)
-        order = np.argsort(-cosines[:, region], kind="stable")
-        own = [int(i) for i in order if region_of[i] == region][:wanted]
-        held += own
-    return np.sort(np.array(held))
+    order = [left.pop(0)]
+    while len(held) < count:
+        near = np.flatnonzero(cosines[order[-1]] >= _block_cosine(axes, cosines))
+        held += [int(view) for view in near if view not in held]
+        if not left:
+            break
+        order.append(min(left, key=lambda view: cosines[view, order].max()))
+        left.remove(order[-1])
+    return np.sort(np.array(held[: len(axes) // 2]))
+
+
+def _block_cosine(axes: np.ndarray, cosines: np.ndarray) -> float:
+    """Cosine of the typical angle between a direction that views [n, 3] cover and the nearest."""
+    pairs = np.nonzero(np.triu(cosines > np.cos(np.radians(_NEIGHBOURS)), 1))
+    between = axes[pairs[0]] + axes[pairs[1]]
+    if not len(between):
+        return 1.0
+    between /= np.linalg.norm(between, axis=1, keepdims=True)
+    return float(np.median((between @ axes.T).max(axis=1))) - 1e-9

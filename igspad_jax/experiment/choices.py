@@ -9,7 +9,7 @@ import numpy as np
 
 from igspad_jax.evaluate.tables import Table, format_value
 
-# By name of the choice and of the category: what `poses.json` and `metrics.json` hold of it.
+# By name of the choice and of the category: what `inspections.json` and `metrics.json` hold of it.
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 _NEAR = 15.0  # degrees of a first pose that is good enough to start from
@@ -35,7 +35,7 @@ def matchers_table(results: Results) -> list[Table]:
             np.array([entry[key] for entry in posed])
             for key in ("first_degrees", "degrees", "percent")
         )
-        cpu = sum(own["poses"]["cpu_seconds"]["match"] for own in categories.values())
+        seconds = [own["metrics"]["time"]["locate"]["per_image"] for own in categories.values()]
         overall = [own["metrics"]["sizes"]["native"]["overall"] for own in categories.values()]
         rows.append(
             (
@@ -47,16 +47,16 @@ def matchers_table(results: Results) -> list[Table]:
                 str(sum(bool(entry["doubts"]) for entry in images)),
                 _mean(overall, "image_auroc"),
                 _mean(overall, "pixel_ap"),
-                format_value(cpu / len(images), 2),
+                format_value(float(np.mean(seconds)), 2),
             )
         )
     columns = (
         "matcher and rule", "images", f"first within {_NEAR:g}°", "median first °",
-        "found", "doubted", "image AUROC", "pixel AP", "CPU s",
+        "found", "doubted", "image AUROC", "pixel AP", "s a pose",
     )  # fmt: skip
     notes = (
         "found: final pose within 0.5° and 1 %; image AUROC and pixel AP are means of the "
-        "categories; CPU s: matching of one image, its share of the training images' included",
+        "categories; s a pose: first poses and solver, compilation included",
     )
     return [Table("Matchers", columns, tuple(rows), notes)]
 
@@ -77,14 +77,14 @@ def _variant_table(results: Results, variant: str) -> Table:
         by_kind = [[e["kinds"][kind] for e in found if kind in e["kinds"]] for kind in kinds]
         cells = [_mean([entry["overall"] for entry in found], key) for key in _FIGURES]
         cells += [_mean(entries, "mean_image_ap") for entries in by_kind]
-        seconds = [own["metrics"]["time"]["detect"]["per_image"] for own in categories.values()]
+        seconds = [own["metrics"]["time"]["compare"]["per_image"] for own in categories.values()]
         # A product is made of existing maps, so it has no time of its own.
         own_time = None if "*" in name else float(np.mean(seconds))
         rows.append((name, *cells, format_value(own_time, 2)))
     columns = ("features", *_FIGURES.values())
     if rows:
         columns += (*(f"mean AP, {kind}" for kind in kinds), "s an image")
-    notes = ("means of the categories; a product takes as long as its extractors together",)
+    notes = ("means of the categories",)
     return Table(_VARIANTS[variant], columns, tuple(rows), notes)
 
 

@@ -6,18 +6,18 @@ from igspad_jax.inspector.config import CalibrateConfig, InspectorConfig
 from igspad_jax.inspector.inspection import Inspection, PoseEstimate, Region, Verdict
 from igspad_jax.inspector.inspector import Inspector
 from igspad_jax.inspector.storage import (
+    FEATURES,
     INSPECTOR,
     OBJECT,
     find_inspector,
     load_expected,
-    load_inspector,
     load_object,
-    save_inspector,
     save_object,
     weights_of,
 )
 
 __all__ = [
+    "FEATURES",
     "INSPECTOR",
     "OBJECT",
     "CalibrateConfig",
@@ -32,10 +32,8 @@ __all__ = [
     "calibrate",
     "find_inspector",
     "load_expected",
-    "load_inspector",
     "load_object",
     "resolve",
-    "save_inspector",
     "save_object",
     "weights_of",
 ]

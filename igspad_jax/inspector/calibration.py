@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from igspad_jax.errors import InputError
 
@@ -89,7 +89,8 @@ class Calibration:
 
     def bound(self, rate: float) -> float:
         """The false-alarm rate that the threshold keeps with 95 % confidence."""
-        return float(stats.beta.ppf(_CONFIDENCE, self.rank(rate), len(self) + 1 - self.rank(rate)))
+        rank = self.rank(rate)
+        return float(special.betaincinv(rank, len(self) + 1 - rank, _CONFIDENCE))
 
     def statement(self, rate: float) -> str:
         """What the calibration images support, in words."""

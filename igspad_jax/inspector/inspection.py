@@ -97,6 +97,8 @@ class Inspection:
         score: image score.
         threshold: score above which an image fails.
         anomaly_map: float32 [H, W] difference from the normal object.
+        level: the map's own level, by which the score is divided.
+        edge: score at which a region ends.
         regions: where the image differs most, the strongest first.
         pose: the estimated pose.
     """
@@ -107,6 +109,8 @@ class Inspection:
     score: float
     threshold: float
     anomaly_map: np.ndarray
+    level: float
+    edge: float
     regions: tuple[Region, ...]
     pose: PoseEstimate
 

@@ -10,15 +10,18 @@ import jax
 import numpy as np
 
 from igspad_jax.batches import batches
+from igspad_jax.cameras import pose_errors
 from igspad_jax.data import LoadedViews, prepare_image
 from igspad_jax.detect import Comparison, ExpectedAnomaly, make_comparison, own_level, pooled
 from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
-from igspad_jax.inspector.calibration import Calibration
+from igspad_jax.inspector.calibration import Calibration, Measured, calibrate
+from igspad_jax.inspector.choices import resolve
 from igspad_jax.inspector.config import InspectorConfig
 from igspad_jax.inspector.coverage import Coverage
 from igspad_jax.inspector.inspection import Inspection, PoseEstimate, Verdict
 from igspad_jax.inspector.regions import find_regions
+from igspad_jax.inspector.storage import OBJECT, load_parts, save_object, save_parts
 from igspad_jax.invert import invert
 from igspad_jax.invert.deviations import deviations
 from igspad_jax.match import FirstPoses, prepare_views
@@ -53,7 +56,7 @@ class Inspector:
         sources: Sources = NO_SOURCES,
         features_folder: Path | None = None,
     ):
-        """An inspector; `config` names its matcher and its features, none of them "auto".
+        """Make an inspector of an object; see also `load`.
 
         Args:
             normal_object: the object.
@@ -64,10 +67,41 @@ class Inspector:
             sources: of weights that are not the usual ones.
             features_folder: where a network's keypoints of the training images are kept.
         """
-        self.normal_object, self.views, self.config = normal_object, views, config
+        self.normal_object, self.views = normal_object, views
+        self.config = resolve(config, sources)
         self.expected, self.calibration = expected, calibration
         self._sources, self._features_folder = sources, features_folder
         self.coverage = Coverage(views.viewmats, np.asarray(normal_object.centre, np.float64))
+
+    @classmethod
+    def load(cls, folder: str | Path, sources: Sources = NO_SOURCES) -> Inspector:
+        """Read an inspector from its folder, or from the folder of the run that made it.
+
+        Args:
+            folder: the folder.
+            sources: of weights that are not the usual ones.
+
+        Raises:
+            InputError: if something is missing, damaged, of another format, or the weights on this
+                machine are not those that the inspector was calibrated with.
+        """
+        return cls(**load_parts(Path(folder), sources)._asdict(), sources=sources)
+
+    def save(self, folder: str | Path, *, expected_key: str = "") -> None:
+        """Write the inspector to a folder, which may be copied to another machine.
+
+        Args:
+            folder: the folder; the normal object is written too, unless it is there.
+            expected_key: stands for what `expected` was learnt from, see `storage.load_expected`.
+        """
+        folder = Path(folder)
+        if not (folder / OBJECT).is_file():
+            names = [f"{i:04d}" for i in range(len(self.views.images))]
+            save_object(folder, self.normal_object, self.views, names)
+        save_parts(
+            folder, self.config, self.expected, self.calibration, self._sources,
+            expected_key=expected_key,
+        )  # fmt: skip
 
     @functools.cached_property
     def first_poses(self) -> FirstPoses:
@@ -147,7 +181,7 @@ class Inspector:
             images,
             np.stack([[pose.viewmat for pose in own] for own in hypotheses]),
             self.config.invert,
-            match_points=self.first_poses.matched_points,
+            match_points=lambda image, render: self.first_poses.matched_points(image, render),
             on_step=on_step,
         )
         estimates = []
@@ -197,17 +231,18 @@ class Inspector:
         excess = expected / max(self.expected.typical, 1e-12)
         return heat_map / (1.0 + detect.expected_strength * excess)
 
-    def normalised(self, heat_map: np.ndarray) -> tuple[np.ndarray, int]:
-        """The map whose largest value is the image score (equation 6, and normalised).
+    def level(self, heat_map: np.ndarray) -> float:
+        """What the pooled map is divided by for the score: its own level, to a power."""
+        return max(own_level(heat_map) ** self.config.detect.normalise, 1e-12)
 
-        Returns:
-            The pooled map [h, w] in units of the score, and the pixels of the image before its
-            first value.
-        """
-        detect = self.config.detect
-        pool = max(1, round(detect.pool * heat_map.shape[1]))
-        level = own_level(heat_map) ** detect.normalise
-        return pooled(heat_map, pool) / max(level, 1e-12), pool // 2
+    def score(self, heat_map: np.ndarray) -> float:
+        """The image score (equation 6, normalised) of an anomaly map [H, W]."""
+        return float(pooled(heat_map, self._pool).max()) / self.level(heat_map)
+
+    @property
+    def _pool(self) -> int:
+        """Side of the pooling window in pixels."""
+        return max(1, round(self.config.detect.pool * self.normal_object.width))
 
     def learn(self, on_image: Callable[[], object] | None = None) -> None:
         """Learn from the training images what the scene itself gets wrong.
@@ -230,18 +265,72 @@ class Inspector:
         if self.config.detect.expected_strength:
             self.expected = ExpectedAnomaly.learn(self.normal_object, compared())
 
+    def calibrate(self, images: Sequence[np.ndarray]) -> Calibration:
+        """Set the threshold by normal images that no part of the inspector has seen.
+
+        Args:
+            images: without poses, as for `__call__`.
+
+        Raises:
+            InputError: for an image as `__call__` does, or if no pose can be found.
+        """
+        read = [self.read(image, f"image {i}") for i, image in enumerate(images)]
+        poses, maps = [], []
+        for chosen, real in batches(len(read), self.batch):
+            group = np.stack([read[i] for i in chosen])
+            found, renders = self.locate(group)
+            poses += found[:real]
+            maps += list(self.compare(group, found, renders)[:real])
+        self.calibration = calibrate(
+            [
+                self.measure(f"image {i}", image, poses[i], maps[i], _other(poses, i).viewmat)
+                for i, image in enumerate(read)
+            ]
+        )
+        return self.calibration
+
+    def measure(
+        self,
+        name: str,
+        image: np.ndarray,
+        pose: PoseEstimate,
+        heat_map: np.ndarray,
+        wrong_viewmat: np.ndarray,
+        true_viewmat: np.ndarray | None = None,
+    ) -> Measured:
+        """What a normal image says of the inspector, for `calibrate`.
+
+        Args:
+            name: of the image.
+            image: [H, W, 3] in [0, 1].
+            pose: its estimated pose.
+            heat_map: [H, W] its anomaly map.
+            wrong_viewmat: [4, 4] pose of another image.
+            true_viewmat: [4, 4] its true pose, where known.
+        """
+        normal, error = self.normal_object, None
+        if true_viewmat is not None:
+            error = float(pose_errors(pose.viewmat, true_viewmat, np.asarray(normal.centre))[0])
+        return Measured(
+            name=name,
+            score=self.score(heat_map),
+            residual=pose.residual,
+            wrong_residual=float(normal.residuals(image, normal.renders(wrong_viewmat))),
+            degrees=self.coverage.distance(pose.viewmat)[0],
+            pose_degrees=error,
+        )
+
     def judge(self, pose: PoseEstimate, heat_map: np.ndarray) -> Inspection:
         """Decide, from the pose and the anomaly map [H, W] of an image."""
         rate = self.config.calibrate.false_alarm_rate
-        values, offset = self.normalised(heat_map)
-        score = float(values.max())
-        threshold = self.calibration.threshold(rate)
+        score, level = self.score(heat_map), self.level(heat_map)
+        threshold, edge = self.calibration.threshold(rate), self.calibration.typical
         doubts = self.doubts(pose)
         regions = find_regions(
-            values,
-            offset=offset,
+            pooled(heat_map, self._pool) / level,
+            offset=self._pool // 2,
             seed=threshold,
-            edge=self.calibration.typical,
+            edge=edge,
             depth_of=lambda: self.normal_object.depth(pose.viewmat),
             viewmat=np.asarray(pose.viewmat, np.float64),
             K=np.asarray(self.normal_object.K, np.float64),
@@ -253,6 +342,8 @@ class Inspector:
             score=score,
             threshold=threshold,
             anomaly_map=heat_map,
+            level=level,
+            edge=edge,
             regions=regions,
             pose=pose,
         )
@@ -290,3 +381,8 @@ def _verdict(doubts: Sequence[str], score: float, threshold: float) -> Verdict:
     if doubts:
         return Verdict.UNSURE
     return Verdict.FAIL if score > threshold else Verdict.PASS
+
+
+def _other(poses: Sequence[PoseEstimate], i: int) -> PoseEstimate:
+    """The pose of an image far from image i in the list."""
+    return poses[(i + len(poses) // 2) % len(poses)]

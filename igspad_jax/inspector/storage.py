@@ -16,7 +16,7 @@ import dataclasses
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from igspad_jax.errors import InputError
 from igspad_jax.files import read_json, write_json, write_whole
 from igspad_jax.inspector.calibration import Calibration
 from igspad_jax.inspector.config import InspectorConfig
-from igspad_jax.inspector.inspector import Inspector
 from igspad_jax.match import MATCHERS
 from igspad_jax.networks.weights import NO_SOURCES, Sources, digest
 from igspad_jax.normal_object import NormalObject
@@ -36,7 +35,8 @@ from igspad_jax.settings import filled
 
 FORMAT = 1  # raised whenever older programs could not read a folder, or newer ones an older folder
 OBJECT, INSPECTOR = "object.json", "inspector.json"
-_SCENE, _VIEWS, _EXPECTED, _FEATURES = "scene.ply", "views", "expected.npz", "features"
+FEATURES = "features"
+_SCENE, _VIEWS, _EXPECTED = "scene.ply", "views", "expected.npz"
 
 T = TypeVar("T")
 
@@ -100,43 +100,63 @@ def load_object(folder: Path) -> tuple[NormalObject, LoadedViews]:
     return _read(folder / OBJECT, read, "copy the folder again, or run scripts/train.py")
 
 
-def save_inspector(
-    folder: Path, inspector: Inspector, sources: Sources = NO_SOURCES, *, expected_key: str = ""
+class Parts(NamedTuple):
+    """What an inspector is made of; see `igspad_jax.inspector.inspector.Inspector`."""
+
+    normal_object: NormalObject
+    views: LoadedViews
+    config: InspectorConfig
+    expected: ExpectedAnomaly | None
+    calibration: Calibration
+    features_folder: Path
+
+
+def save_parts(
+    folder: Path,
+    config: InspectorConfig,
+    expected: ExpectedAnomaly | None,
+    calibration: Calibration,
+    sources: Sources = NO_SOURCES,
+    *,
+    expected_key: str = "",
 ) -> None:
     """Write what an inspector adds to the normal object, which is there already.
 
     Args:
         folder: the folder.
-        inspector: to write.
+        config: the settings.
+        expected: what normal images show.
+        calibration: what the verdict rests on.
         sources: of weights that are not the usual ones.
-        expected_key: stands for what `inspector.expected` was learnt from, for `load_expected`.
+        expected_key: stands for what `expected` was learnt from, for `load_expected`.
     """
-    expected = inspector.expected
     if expected is not None:
-        arrays = dataclasses.asdict(expected)
+        arrays = {
+            "sums": expected.sums, "directions": expected.directions, "typical": expected.typical
+        }  # fmt: skip
         write_whole(folder / _EXPECTED, lambda file: np.savez_compressed(file, **arrays))
     content = {
         "format": FORMAT,
-        "settings": dataclasses.asdict(inspector.config),
-        "weights": {name: digest(name, sources) for name in weights_of(inspector.config)},
-        "calibration": dataclasses.asdict(inspector.calibration),
+        "settings": config,
+        "weights": {name: digest(name, sources) for name in weights_of(config)},
+        "calibration": calibration,
         "expected_key": expected_key,
     }
     write_json(folder / INSPECTOR, content)
 
 
-def load_inspector(folder: str | Path, sources: Sources = NO_SOURCES) -> Inspector:
-    """Read an inspector.
+def load_parts(folder: Path, sources: Sources = NO_SOURCES) -> Parts:
+    """Read an inspector's parts from its folder, or from a run's that holds one.
 
     Args:
-        folder: the folder itself, or a run's that holds one.
+        folder: the folder.
         sources: of weights that are not the usual ones.
 
     Raises:
         InputError: if something is missing, damaged, of another format, or the weights on this
             machine are not those that the inspector was calibrated with.
     """
-    folder = find_inspector(Path(folder))
+    folder = find_inspector(folder)
 
     def read(content: dict[str, Any]) -> tuple[InspectorConfig, Calibration]:
         config = filled(InspectorConfig, content["settings"])
@@ -158,15 +178,7 @@ def load_inspector(folder: str | Path, sources: Sources = NO_SOURCES) -> Inspect
     expected = None
     if config.detect.expected_strength:
         expected = _load_expected(folder / _EXPECTED)
-    return Inspector(
-        normal_object,
-        views,
-        config,
-        expected=expected,
-        calibration=calibration,
-        sources=sources,
-        features_folder=folder / _FEATURES,
-    )
+    return Parts(normal_object, views, config, expected, calibration, folder / FEATURES)
 
 
 def find_inspector(folder: Path) -> Path:

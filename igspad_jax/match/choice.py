@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from igspad_jax.errors import InputError
-from igspad_jax.match.learned import LearnedMatcher, cached_features
+from igspad_jax.match.features import cached_features
+from igspad_jax.match.learned import LearnedMatcher
 from igspad_jax.match.matching import Matcher
 from igspad_jax.match.opencv import OpenCVMatcher
 from igspad_jax.networks.aliked import read_aliked
@@ -63,7 +64,5 @@ def best_matcher(sources: Sources = NO_SOURCES) -> tuple[str, tuple[str, ...]]:
 
 
 def training_features(matcher: Matcher, images: np.ndarray, folder: Path | None) -> Sequence[Any]:
-    """`matcher.prepare` of the training images; a network's are kept in a folder, if given."""
-    if folder and isinstance(matcher, LearnedMatcher):
-        return cached_features(matcher, images, folder)
-    return matcher.prepare(images)
+    """`matcher.prepare` of the training images; kept in a folder, if given."""
+    return cached_features(matcher, images, folder) if folder else matcher.prepare(images)

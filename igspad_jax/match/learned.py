@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO, NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 from flax import linen as nn
 
 from igspad_jax.batches import batches
 from igspad_jax.devices import batch_size
-from igspad_jax.files import write_whole
+from igspad_jax.match.features import Features
 from igspad_jax.match.matching import Matches, check_images, no_matches
 from igspad_jax.networks.keypoints import Keypoints
 from igspad_jax.networks.lightglue import LightGlue, Points, pad_points, pair_with_many
 from igspad_jax.networks.tensors import Params
 
 _FEWEST = 128  # rows; every doubling of them is compiled once
-
-
-class LearnedFeatures(NamedTuple):
-    """Keypoints of one image.
-
-    Attributes:
-        points: [k, 2] x, y in pixels; pixel centres at +0.5.
-        descriptors: [k, D].
-        size: width and height of the image in pixels.
-    """
-
-    points: np.ndarray
-    descriptors: np.ndarray
-    size: tuple[int, int]
 
 
 class LearnedMatcher:
@@ -72,19 +54,17 @@ class LearnedMatcher:
         self._pair = jax.jit(functools.partial(pair_with_many, lightglue[0]))
         self._at_once = at_once or batch_size(16)
 
-    def prepare(self, images: np.ndarray) -> list[LearnedFeatures]:
+    def prepare(self, images: np.ndarray) -> list[Features]:
         """Finds the keypoints of [n, H, W, 3] images in [0, 1]."""
         images = check_images(images, "images to match")
         size = images.shape[2], images.shape[1]
         features = []
         for indices, real in batches(len(images), self._at_once):
             found = jax.device_get(self._detect(self._detector_params, images[indices]))
-            features += [LearnedFeatures(*_valid(found, row), size) for row in range(real)]
+            features += [Features(*_valid(found, row), size) for row in range(real)]
         return features
 
-    def match(
-        self, query: Sequence[LearnedFeatures], references: Sequence[LearnedFeatures]
-    ) -> list[Matches]:
+    def match(self, query: Sequence[Features], references: Sequence[Features]) -> list[Matches]:
         """Pairs the keypoints of one prepared query with those of n prepared references.
 
         Keypoints are padded to one of a few numbers of rows, so that few programs are compiled,
@@ -108,28 +88,6 @@ class LearnedMatcher:
         return matches
 
 
-def cached_features(
-    matcher: LearnedMatcher, images: np.ndarray, folder: Path
-) -> list[LearnedFeatures]:
-    """`matcher.prepare` of [n, H, W, 3] images in [0, 1], read from a folder if it is there.
-
-    Else it is written there, under a name that stands for the images and the keypoint network. A
-    damaged file is replaced, with a warning.
-    """
-    images = check_images(images, "images to match")
-    digest = hashlib.sha256(f"{matcher.detector_key} {images.shape}".encode())
-    digest.update(images.tobytes())
-    path = folder / f"keypoints-{digest.hexdigest()[:16]}.npz"
-    if path.exists():
-        try:
-            return _read(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            logging.warning("%s: damaged (%s); the keypoints are detected again", path, error)
-    features = matcher.prepare(images)
-    write_whole(path, lambda file: _write(file, features))
-    return features
-
-
 def _hash_network(network: nn.Module, params: Params) -> str:
     digest = hashlib.sha256(repr(network).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -143,18 +101,18 @@ def _valid(found: Keypoints, row: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(found.points[row])[valid], np.asarray(found.descriptors[row])[valid]
 
 
-def _rows(features: LearnedFeatures) -> int:
+def _rows(features: Features) -> int:
     """Rows to pad to; 0 where there is no keypoint."""
     count = len(features.points)
     return max(_FEWEST, 1 << (count - 1).bit_length()) if count else 0
 
 
-def _pad(features: LearnedFeatures, rows: int) -> Points:
+def _pad(features: Features, rows: int) -> Points:
     return pad_points(features.points, features.descriptors, features.size, rows)
 
 
 def _matches(
-    query: LearnedFeatures, reference: LearnedFeatures, index: np.ndarray, scores: np.ndarray
+    query: Features, reference: Features, index: np.ndarray, scores: np.ndarray
 ) -> Matches:
     (paired,) = np.nonzero(index >= 0)
     return Matches(
@@ -162,23 +120,3 @@ def _matches(
         reference.points[index[paired]].astype(np.float64),
         scores[paired].astype(np.float64),
     )
-
-
-def _write(file: IO[bytes], features: list[LearnedFeatures]) -> None:
-    np.savez(
-        file,
-        counts=np.array([len(f.points) for f in features]),
-        points=np.concatenate([f.points for f in features]),
-        descriptors=np.concatenate([f.descriptors for f in features]),
-        size=np.array(features[0].size),
-    )
-
-
-def _read(path: Path) -> list[LearnedFeatures]:
-    with np.load(path) as archive:
-        ends = np.cumsum(archive["counts"])[:-1]
-        points = np.split(archive["points"], ends)
-        descriptors = np.split(archive["descriptors"], ends)
-        width, height = archive["size"].tolist()
-    pairs = zip(points, descriptors, strict=True)
-    return [LearnedFeatures(p, d, (width, height)) for p, d in pairs]

@@ -40,14 +40,17 @@ class Matcher(Protocol):
 
     Attributes:
         rotation_invariant: whether images rotated in the plane by any angle still match.
+        detector_key: stands for all that the features of an image depend on besides the image.
     """
 
     rotation_invariant: bool
+    detector_key: str
 
     def prepare(self, images: np.ndarray) -> Sequence[Any]:
         """Computes the features of [n, H, W, 3] images in [0, 1], one item an image.
 
-        The items are opaque: only `match` of the same matcher reads them.
+        The items are `igspad_jax.match.features.Features`; only `match` of the same matcher can
+        tell what their descriptors mean.
         """
         ...
 

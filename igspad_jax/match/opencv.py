@@ -6,28 +6,14 @@ RootSIFT is Arandjelovic and Zisserman's (CVPR 2012), the ratio test Lowe's (IJC
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from igspad_jax.match.features import Features
 from igspad_jax.match.matching import Matches, check_images, no_matches
 
 _MIN_AFFINE = 4  # three points fit any affine map exactly; the fourth is the first that can agree
-
-
-class SiftFeatures(NamedTuple):
-    """RootSIFT features of one image.
-
-    Attributes:
-        points: [k, 2] x, y in pixels.
-        descriptors: [k, 128] of length 1.
-        size: the image's longer side in pixels.
-    """
-
-    points: np.ndarray
-    descriptors: np.ndarray
-    size: int
 
 
 class OpenCVMatcher:
@@ -35,6 +21,9 @@ class OpenCVMatcher:
 
     A smooth object seen from two near views moves almost affinely, and an affine map needs fewer
     matches than a fundamental matrix does on an object with few corners.
+
+    Attributes:
+        detector_key: the settings that the keypoints depend on.
     """
 
     rotation_invariant = True
@@ -61,36 +50,36 @@ class OpenCVMatcher:
         self._sift = cv2.SIFT.create(
             nfeatures=max_keypoints, contrastThreshold=contrast_threshold, edgeThreshold=20.0
         )
+        settings = (max_keypoints, min_side, contrast_threshold)
+        self.detector_key = f"OpenCV {cv2.__version__} SIFT {settings}"
         self._min_side = min_side
         self._ratio = ratio
         self._tolerance = tolerance
 
-    def prepare(self, images: np.ndarray) -> list[SiftFeatures]:
+    def prepare(self, images: np.ndarray) -> list[Features]:
         """Computes the features of [n, H, W, 3] images in [0, 1]."""
         return [self._extract(image) for image in check_images(images, "images to match")]
 
-    def match(
-        self, query: Sequence[SiftFeatures], references: Sequence[SiftFeatures]
-    ) -> list[Matches]:
+    def match(self, query: Sequence[Features], references: Sequence[Features]) -> list[Matches]:
         """Matches one prepared query against n prepared references."""
         (features,) = query
-        return [self._verify(self._nearest(features, r), features.size) for r in references]
+        return [self._verify(self._nearest(features, r), max(features.size)) for r in references]
 
-    def _extract(self, image: np.ndarray) -> SiftFeatures:
-        size = max(image.shape[:2])
-        factor = max(1, -(-self._min_side // size))
+    def _extract(self, image: np.ndarray) -> Features:
+        size = image.shape[1], image.shape[0]
+        factor = max(1, -(-self._min_side // max(size)))
         gray = cv2.cvtColor(np.clip(image, 0.0, 1.0), cv2.COLOR_RGB2GRAY)
         if factor > 1:
             gray = cv2.resize(gray, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         gray = np.clip(255.0 * gray + 0.5, 0.0, 255.0).astype(np.uint8)
         keypoints, descriptors = self._sift.detectAndCompute(gray, None)  # pyright: ignore
         if descriptors is None or not len(keypoints):
-            return SiftFeatures(np.zeros((0, 2)), np.zeros((0, 128), np.float32), size)
+            return Features(np.zeros((0, 2)), np.zeros((0, 128), np.float32), size)
         points = (np.array([k.pt for k in keypoints]) + 0.5) / factor
         total = descriptors.sum(axis=1, keepdims=True)
-        return SiftFeatures(points, np.sqrt(descriptors / np.maximum(total, 1e-7)), size)
+        return Features(points, np.sqrt(descriptors / np.maximum(total, 1e-7)), size)
 
-    def _nearest(self, query: SiftFeatures, reference: SiftFeatures) -> Matches:
+    def _nearest(self, query: Features, reference: Features) -> Matches:
         if len(query.points) < 2 or len(reference.points) < 2:
             return no_matches()
         similarity = query.descriptors @ reference.descriptors.T

@@ -65,7 +65,7 @@ def break_down(
             _map(variant, folder, inspector, keys, test, records[test.name])
             for test in tqdm(own, desc=f"{variant} {name}", unit="image", leave=False)
         ]
-        scores = np.array([float(inspector.normalised(heat_map)[0].max()) for heat_map in maps])
+        scores = np.array([inspector.score(heat_map) for heat_map in maps])
         labels = np.array([test.defective for test in own])
         kinds = [test.kind for test in own]
         figures = evaluate_maps(maps, [masks[i] for i in chosen], labels, scores, kinds, sizes=())

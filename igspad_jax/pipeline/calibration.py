@@ -10,20 +10,18 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from igspad_jax.cameras import pose_errors
 from igspad_jax.data import Category, images_in, read_image
 from igspad_jax.devices import is_first, on_first
 from igspad_jax.errors import InputError
 from igspad_jax.files import digest_of, sha256
 from igspad_jax.inspector import (
+    FEATURES,
     Inspector,
     Measured,
     calibrate,
     load_expected,
-    load_inspector,
     load_object,
     resolve,
-    save_inspector,
 )
 from igspad_jax.pipeline.folder import ImageRecord, RunFolder
 from igspad_jax.pipeline.inspecting import Keys, inspect_files
@@ -62,12 +60,10 @@ def calibrate_category(
     contents = on_first(lambda: {name: sha256(path) for name, path in files.items()})()
     key = digest_of([keys.pose, keys.comparison, config.detect, contents])
     if folder.holds("calibration", key):
-        inspector = on_first(load_inspector)(folder.object, sources)
+        inspector = on_first(Inspector.load)(folder.object, sources)
         if inspector.config != config:  # the rate alone: nothing has to be measured for it
             inspector.config = config
-            on_first(save_inspector)(
-                folder.object, inspector, sources, expected_key=keys.comparison
-            )
+            on_first(inspector.save)(folder.object, expected_key=keys.comparison)
         logging.info("%s: the inspector is calibrated already", category.name)
         return
     normal_object, views = on_first(load_object)(folder.object)
@@ -77,7 +73,7 @@ def calibrate_category(
         config,
         expected=on_first(load_expected)(folder.object, keys.comparison),
         sources=sources,
-        features_folder=folder.object / "features",
+        features_folder=folder.object / FEATURES,
     )
     if inspector.expected is None:
         quiet, count = not is_first(), len(views.images)
@@ -88,7 +84,7 @@ def calibrate_category(
     records = inspect_files(inspector, files, keys, folder.calibration, what)
     measured = on_first(_measured)(inspector, folder, files, records, true_poses)
     inspector.calibration = calibrate(measured)
-    on_first(save_inspector)(folder.object, inspector, sources, expected_key=keys.comparison)
+    on_first(inspector.save)(folder.object, expected_key=keys.comparison)
     statement = inspector.calibration.statement(config.calibrate.false_alarm_rate)
     logging.info("%s: %s", category.name, statement)
     left_out = inspector.calibration.left_out
@@ -124,25 +120,13 @@ def _measured(
     true_poses: Mapping[str, np.ndarray],
 ) -> list[Measured]:
     """What the calibration images say of the inspector."""
-    names, normal = list(files), inspector.normal_object
-    centre, measured = np.asarray(normal.centre), []
+    names, measured = list(files), []
     for i, name in enumerate(names):
         pose, other = records[name].pose, records[names[(i + len(names) // 2) % len(names)]].pose
         assert pose is not None and other is not None
         image = inspector.read(read_image(files[name]), str(files[name]))
-        wrong = normal.residuals(image, normal.renders(other.viewmat))
-        values, _ = inspector.normalised(folder.calibration.load_map(name))
-        error = None
-        if name in true_poses:
-            error = float(pose_errors(pose.viewmat, true_poses[name], centre)[0])
+        heat_map = folder.calibration.load_map(name)
         measured.append(
-            Measured(
-                name=name,
-                score=float(values.max()),
-                residual=pose.residual,
-                wrong_residual=float(wrong),
-                degrees=inspector.coverage.distance(pose.viewmat)[0],
-                pose_degrees=error,
-            )
+            inspector.measure(name, image, pose, heat_map, other.viewmat, true_poses.get(name))
         )
     return measured

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from igspad_jax import devices
 from igspad_jax import launch as script
+from igspad_jax.compilation import use_compilation_cache
 from igspad_jax.data import Category, list_categories, read_category
 from igspad_jax.detect import EXTRACTORS
 from igspad_jax.errors import InputError
@@ -266,6 +267,7 @@ def launch(
         return argv
 
     def joined() -> None:
+        use_compilation_cache()
         devices.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         if devices.is_first():
             main()

@@ -25,7 +25,6 @@ from igspad_jax.inspector import (
     Inspector,
     PoseEstimate,
     Verdict,
-    load_inspector,
     resolve,
 )
 from igspad_jax.pipeline.breakdown import break_down
@@ -60,7 +59,7 @@ def evaluate_category(category: Category, settings: Settings, folder: RunFolder)
     """
     tests = chosen_tests(category, settings)
     sources = settings.weights.by_name
-    inspector = on_first(load_inspector)(folder.object, sources)
+    inspector = on_first(Inspector.load)(folder.object, sources)
     wanted = on_first(resolve)(settings.inspector, sources)
     difference = first_difference(as_json(inspector.config), as_json(wanted))
     if difference:

@@ -1,0 +1,159 @@
+"""Inspects photographs of a trained object: is it defective, and where?
+
+    igspad-inspect --object=runs/duck photo.jpg more/photos
+    ls photos/*.jpg | igspad-inspect --object=runs/duck --json -
+
+Prints a line for each photograph, or with --json an object a line. With --out=FOLDER it draws each
+photograph with its heat map and the regions' boxes. The photographs need no pose, but the camera
+and the proportions of the training images; larger ones are shrunk.
+
+Exit status: 0 all pass, 1 one fails, 3 none fails but one cannot be judged, 2 an error; a
+photograph that cannot be read stops no other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+from tqdm import tqdm
+
+from igspad_jax.compilation import use_compilation_cache
+from igspad_jax.data import images_in, read_image, write_image
+from igspad_jax.errors import InputError
+from igspad_jax.files import plain
+from igspad_jax.inspector import Inspection, Inspector, Verdict
+from igspad_jax.launch import launch
+from igspad_jax.networks.weights import parse_sources
+from igspad_jax.report.overlay import overlay
+
+_OBJECT = flags.DEFINE_string(
+    "object", None, "Folder of a calibrated object, or of the run that made it; needed."
+)
+_OUT = flags.DEFINE_string("out", None, "Folder for a picture of each photograph.")
+_JSON = flags.DEFINE_bool("json", False, "Print an object of JSON a line.")
+_RATE = flags.DEFINE_float(
+    "false_alarm_rate",
+    None,
+    "Share of normal photographs that may fail; as calibrated if not given.",
+    lower_bound=1e-6,
+    upper_bound=0.5,
+)
+_WEIGHTS = flags.DEFINE_string(
+    "weights", "", "NAME=SOURCE,...: weights that are not where fetch_weights.py puts them."
+)
+
+
+def main(*arguments: str) -> None:
+    """Inspect the files that the command line names."""
+    if not _OBJECT.value:
+        raise InputError("--object is missing: give the folder of a calibrated object")
+    files = _files(arguments)
+    use_compilation_cache()
+    inspector = Inspector.load(_OBJECT.value, parse_sources(_WEIGHTS.value))
+    if _RATE.value is not None:
+        calibrate = dataclasses.replace(inspector.config.calibrate, false_alarm_rate=_RATE.value)
+        inspector.config = dataclasses.replace(inspector.config, calibrate=calibrate)
+    rate = inspector.config.calibrate.false_alarm_rate
+    logging.info("%s", inspector.calibration.statement(rate))
+    pictures = _pictures(files) if _OUT.value else {}
+    verdicts: list[Verdict | None] = []
+    with tqdm(total=len(files), unit="image", disable=len(files) == 1) as bar:
+        for path, result in _inspected(inspector, files):
+            with tqdm.external_write_mode():
+                print(_json(path, result) if _JSON.value else _line(path, result), flush=True)
+            if isinstance(result, Inspection) and path in pictures:
+                picture = overlay(inspector.read(read_image(path), str(path)), result)
+                write_image(pictures[path], picture)
+            verdicts.append(result.verdict if isinstance(result, Inspection) else None)
+            bar.update()
+    sys.exit(_status(verdicts))
+
+
+def _files(arguments: tuple[str, ...]) -> list[Path]:
+    """The image files that the arguments name: files, folders, or "-" for a list on stdin."""
+    files: list[Path] = []
+    for argument in arguments:
+        if argument == "-":
+            files += [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
+        elif Path(argument).is_dir():
+            files += images_in(Path(argument))
+        else:
+            files.append(Path(argument))
+    if not files:
+        raise InputError("no photograph is given: name files or folders, or - to read a list")
+    return list(dict.fromkeys(files))
+
+
+def _pictures(files: list[Path]) -> dict[Path, Path]:
+    """Where the picture of each file goes; names that several files share get a number."""
+    folder = Path(_OUT.value or "")
+    folder.mkdir(parents=True, exist_ok=True)
+    taken: dict[str, int] = {}
+    places = {}
+    for path in files:
+        count = taken[path.stem] = taken.get(path.stem, 0) + 1
+        places[path] = folder / f"{path.stem}{f'-{count}' if count > 1 else ''}.png"
+    return places
+
+
+def _inspected(
+    inspector: Inspector, files: list[Path]
+) -> Iterator[tuple[Path, Inspection | InputError]]:
+    """The inspection of each file, or why it has none; as many at once as the inspector takes."""
+    for first in range(0, len(files), inspector.batch):
+        group: list[tuple[Path, Any]] = []
+        for path in files[first : first + inspector.batch]:
+            try:
+                group.append((path, inspector.read(read_image(path), str(path))))
+            except InputError as error:
+                group.append((path, error))
+        images = [image for _, image in group if not isinstance(image, InputError)]
+        results = inspector.inspect(images)
+        for path, image in group:
+            yield path, image if isinstance(image, InputError) else next(results)
+
+
+def _line(path: Path, result: Inspection | InputError) -> str:
+    if isinstance(result, InputError):
+        return f"{path}: ERROR: {result}"
+    line = f"{path}: {result.verdict}"
+    if result.doubts:
+        return f"{line}: {'; '.join(result.doubts)}"
+    line += f", p = {result.p_value:.3g}, score {result.score:.4g}, limit {result.threshold:.4g}"
+    for region in result.regions:
+        left, top, width, height = region.box
+        line += f"; {region.area} px at {left},{top} ({width} x {height})"
+    return line
+
+
+def _json(path: Path, result: Inspection | InputError) -> str:
+    content: dict[str, Any] = {"file": str(path)}
+    if isinstance(result, InputError):
+        content["error"] = str(result)
+    else:
+        content |= result.as_json()
+    return json.dumps(plain(content), ensure_ascii=False)
+
+
+def _status(verdicts: list[Verdict | None]) -> int:
+    """The exit status for verdicts; None stands for a file that could not be read."""
+    if None in verdicts:
+        return 2
+    if Verdict.FAIL in verdicts:
+        return 1
+    return 3 if Verdict.UNSURE in verdicts else 0
+
+
+def run() -> None:
+    """Run the command."""
+    launch(main, arguments="photographs")
+
+
+if __name__ == "__main__":
+    run()
