@@ -15,7 +15,7 @@ def use_compilation_cache() -> None:
     The folder is `~/.cache/igspad_jax/compiled`, or `$IGSPAD_JAX_CACHE/compiled`; it may be deleted
     at any time. Must come before anything is compiled.
     """
-    if jax.config.read("jax_compilation_cache_dir") or "JAX_ENABLE_COMPILATION_CACHE" in os.environ:
+    if {"JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"} & set(os.environ):
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -1,14 +1,16 @@
-"""Measures what matchers and features are worth, on scenes that are trained already.
+"""Measures what matchers, features and image scores are worth, on scenes that are trained already.
 
     python scripts/experiment_choices.py --data=DATA --run=RUN --config=CONFIG --out=OUT
 
-Needs the run folder of `run.py`, or of `train.py` alone, and test images with masks; with known poses and clean images the tables say more. What is measured already is not
+Needs the run folder of `run.py`, or, but for the scores, of `train.py` alone, and test images with
+masks; with known poses and clean images the tables say more. What is measured already is not
 measured again. --out gets
 
     matchers.md, matchers.json   first and final poses, seconds and figures of every matcher
     features.md, features.json   figures of every combination of features, against renders and
                                  against clean images
-    NAME/CATEGORY/               a run folder of every one of them
+    scores.md, scores.json       figures of every way to score an image, on the run as it is
+    NAME/CATEGORY/               a run folder of every matcher and combination of features
 """
 
 from __future__ import annotations
@@ -19,24 +21,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
-from igspad_jax.data import Category
+from igspad_jax.data import Category, load_mask, read_image
 from igspad_jax.detect import EXTRACTORS, extractors_at_hand
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate.tables import Table, format_table
 from igspad_jax.experiment import features_table, markdown, matchers_table
+from igspad_jax.experiment.scores import Inspected, score_figures, score_tables
 from igspad_jax.files import write_json, write_whole
+from igspad_jax.inspector import Inspector
 from igspad_jax.machine import machine
 from igspad_jax.match import MATCHERS, matchers_at_hand
 from igspad_jax.pipeline import command
-from igspad_jax.pipeline.calibration import calibrate_category
-from igspad_jax.pipeline.evaluation import evaluate_category
+from igspad_jax.pipeline.calibration import calibrate_category, calibration_files
+from igspad_jax.pipeline.evaluation import chosen_tests, evaluate_category
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.settings import Settings
 
 _OUT = flags.DEFINE_string("out", None, "Folder for the results; needed.")
-_PARTS = flags.DEFINE_list("parts", ["matchers", "features"], "What to measure.")
+_PARTS = flags.DEFINE_list("parts", ["matchers", "features", "scores"], "What to measure.")
 _MATCHERS = flags.DEFINE_list("matchers", [], "Matchers to try; all whose weights are at hand.")
 _RULES = flags.DEFINE_list(
     "rules",
@@ -58,12 +63,19 @@ def main() -> None:
     if not _OUT.value:
         raise InputError("--out is missing: give a folder for the results")
     out, parts = Path(_OUT.value), dict.fromkeys(_PARTS.value)
-    if unknown := set(parts) - {"matchers", "features"}:
-        raise InputError(f"--parts has no {', '.join(unknown)}; there are matchers and features")
-    tried = {"matchers": _matcher_settings(settings), "features": _feature_settings(settings)}
+    _known(list(parts), ("matchers", "features", "scores"), "--parts")
+    tried: dict[str, dict[str, Settings]] = {
+        "matchers": _matcher_settings(settings) if "matchers" in parts else {},
+        "features": _feature_settings(settings) if "features" in parts else {},
+        "scores": {},
+    }
+    rate = settings.calibrate.false_alarm_rate
     results: dict[str, dict[str, dict[str, Any]]] = {part: {} for part in parts}
 
     def work(category: Category, folder: RunFolder) -> None:
+        if "scores" in parts:
+            inspector, images = inspected_images(category, settings, folder)
+            results["scores"][category.name] = score_figures(category.name, inspector, images, rate)
         for part in parts:
             for name, changed in tried[part].items():
                 own = RunFolder(out / name.replace("*", "-x-") / category.name)
@@ -74,11 +86,37 @@ def main() -> None:
                 results[part].setdefault(name, {})[category.name] = found
 
     _, failed = command.each_category(work)
-    makers = {"matchers": matchers_table, "features": features_table}
+    makers = {
+        "matchers": matchers_table,
+        "features": features_table,
+        "scores": lambda figures: [score_tables(figures, rate)],
+    }
     for part in parts:
         if results[part]:
             _write(makers[part](results[part]), results[part], out / part)
     command.report_failed(failed)
+
+
+def inspected_images(
+    category: Category, settings: Settings, folder: RunFolder
+) -> tuple[Inspector, list[Inspected]]:
+    """The inspector of a finished run, its calibration images and its labelled test images."""
+    folder.load("inspections")
+    inspector = Inspector.load(folder.object, settings.weights.by_name)
+    left_out = inspector.calibration.left_out
+    images = []
+    for name, path in calibration_files(category, settings).items():
+        if name not in left_out:
+            pose = folder.calibration.pose(name)
+            images.append(Inspected(inspector.read(read_image(path), str(path)), pose))
+    for test in chosen_tests(category, settings):
+        image = inspector.read(read_image(test.path), str(test.path))
+        mask = np.zeros(image.shape[:2], bool)
+        if test.mask_path:
+            mask = load_mask(test.mask_path, size=inspector.normal_object.width)
+        if test.labelled:
+            images.append(Inspected(image, folder.inspected.pose(test.name), mask))
+    return inspector, images
 
 
 def _matcher_settings(settings: Settings) -> dict[str, Settings]:

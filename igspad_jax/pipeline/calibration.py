@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from igspad_jax.data import Category, images_in, read_image
+from igspad_jax.data import Category, TrainView, images_in, read_image
 from igspad_jax.devices import is_first, on_first
 from igspad_jax.errors import InputError
 from igspad_jax.files import digest_of, sha256
@@ -47,10 +47,7 @@ def calibrate_category(
     folder.load("training")
     sources = settings.weights.by_name
     config = on_first(resolve)(settings.inspector, sources)
-    _, held = split_views(category, settings)
-    files = {f"held_out/{stem_of(category, view)}": view.path for view in held}
-    files |= on_first(_normals)(category, normals)
-    true_poses = {f"held_out/{stem_of(category, view)}": view.viewmat for view in held}
+    files = on_first(calibration_files)(category, settings, normals)
     if not files:
         raise InputError(
             f"{category.root}: no normal images are left to calibrate on; hold some out "
@@ -82,6 +79,8 @@ def calibrate_category(
     on_first(folder.calibration.keep_only)(set(files))
     what = f"calibrate {category.name}"
     records = inspect_files(inspector, files, keys, folder.calibration, what)
+    _, held = split_views(category, settings)
+    true_poses = {_held_name(category, view): view.viewmat for view in held}
     measured = on_first(_measured)(inspector, folder, files, records, true_poses)
     inspector.calibration = calibrate(measured)
     on_first(inspector.save)(folder.object, expected_key=keys.comparison)
@@ -95,6 +94,19 @@ def calibrate_category(
         )  # fmt: skip
     images = [dataclasses.asdict(one) for one in measured]
     folder.save("calibration", key, {"statement": statement, "images": images})
+
+
+def calibration_files(
+    category: Category, settings: Settings, normals: Path | None = None
+) -> dict[str, Path]:
+    """The calibration images by their names: the held-out views and the further photographs."""
+    _, held = split_views(category, settings)
+    files = {_held_name(category, view): view.path for view in held}
+    return files | _normals(category, normals)
+
+
+def _held_name(category: Category, view: TrainView) -> str:
+    return f"held_out/{stem_of(category, view)}"
 
 
 def _normals(category: Category, given: Path | None) -> dict[str, Path]:

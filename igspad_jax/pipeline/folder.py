@@ -153,16 +153,16 @@ class ImageResults:
         write_json(self.root / f"{name}.json", content)
 
     @on_first
-    def losses(self, name: str) -> list[float | None]:
-        """The loss of an image's inversion at each step.
+    def pose(self, name: str) -> PoseEstimate:
+        """The estimated pose of an image.
 
         Raises:
             InputError: if the image's results are missing or damaged.
         """
         path = self.root / f"{name}.json"
         try:
-            return read_json(path, "run scripts/evaluate.py again")["pose"]["losses"]
-        except (KeyError, TypeError) as error:
+            return PoseEstimate.from_json(read_json(path, "run scripts/evaluate.py again")["pose"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{path}: damaged ({error}); delete it and run scripts/evaluate.py again"
             ) from error

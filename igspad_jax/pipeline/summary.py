@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def category_report(category: Category, settings: Settings, folder: RunFolder) -
         entry = entries[test.name]
         render = load_image(folder.inspected.render_path(test.name))
         size = render.shape[1]
-        losses = np.asarray(folder.inspected.losses(test.name), float)
+        losses = folder.inspected.pose(test.name).losses
         records.append(
             ImageRecord(
                 name=test.name,
@@ -76,9 +77,9 @@ def category_report(category: Category, settings: Settings, folder: RunFolder) -
                 doubts=entry["doubts"],
                 boxes=[region["box"] for region in entry["regions"]],
                 mask=load_mask(test.mask_path, size=size) if test.mask_path else None,
-                degrees=entry.get("degrees"),
-                percent=entry.get("percent"),
-                initial_degrees=entry.get("initial_degrees"),
+                degrees=_error(entry, "degrees"),
+                percent=_error(entry, "percent"),
+                initial_degrees=_error(entry, "initial_degrees"),
                 losses=losses[np.isfinite(losses)],
             )
         )
@@ -88,8 +89,16 @@ def category_report(category: Category, settings: Settings, folder: RunFolder) -
         name=category.name,
         metrics=metrics,
         records=records,
-        threshold=inspections["threshold"],
+        # A file holds null where memory holds infinity.
+        threshold=np.inf if inspections["threshold"] is None else inspections["threshold"],
         calibration_scores=inspections["calibration_scores"],
         statement=inspections["calibration"],
         train_history=history if len(measured) > 1 else None,
     )
+
+
+def _error(entry: Mapping[str, Any], key: str) -> float | None:
+    """An error of a pose: None where the true one is unknown, NaN where there is no estimate."""
+    if key not in entry:
+        return None
+    return float("nan") if entry[key] is None else entry[key]
