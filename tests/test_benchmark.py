@@ -15,10 +15,12 @@ import sys
 import types
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from igspad_jax.benchmark import (
     agreement,
@@ -27,6 +29,7 @@ from igspad_jax.benchmark import (
     peer_gsplat,
     peer_splax,
     peer_torch,
+    plot,
     processes,
     roofline,
     stages,
@@ -39,6 +42,7 @@ from igspad_jax.benchmark.scenes import make_scene
 from igspad_jax.benchmark.tables import cell_line, dssim_table, tables
 from igspad_jax.benchmark.timing import Prepared, measure
 from igspad_jax.errors import InputError
+from igspad_jax.inspector import choices
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -110,7 +114,9 @@ class TestScript:
         text, out = finished
         assert "share of D-SSIM" not in text  # no training was measured
         assert text.count("not measured") == len(targets.targets([]))
-        assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        drawn = pixels_of(out.with_suffix(".png"))
+        assert drawn["xla"].any()
+        assert not any(drawn[name].any() for name in ("gsplat", "splax", "torch"))
 
     def test_goes_on(self, finished, monkeypatch, tmp_path):
         """Finished cells are not asked for again; failed and missing ones are."""
@@ -318,6 +324,30 @@ def cells_of(*entries):
     return [{**Key(*key)._asdict(), **figures(ms)} for *key, ms in entries]
 
 
+def pixels_of(path):
+    """Rows and columns at which a plot shows the colour of each program; text is mosaic's."""
+    image = cv2.imread(str(path))[..., ::-1].astype(int)
+    colours = {name: np.round(255 * np.array(to_rgb(c))) for name, c in plot._COLOURS.items()}
+    return {n: np.argwhere(np.abs(image - c).max(axis=2) < 12) for n, c in colours.items()}
+
+
+class TestPlot:
+    def test_slower_is_higher_and_what_disagrees_or_failed_is_not_drawn(self, tmp_path):
+        ms = {"gsplat": 8.0, "torch": 2.0, "xla": 4.0, "splax": 4.0}
+        cells = cells_of(*((name, "forward", 1000, 32, 1, value) for name, value in ms.items()))
+        cells[2]["agrees"] = False
+        cells[3]["error"] = "out of memory"
+        plot.write_plot(tmp_path / "plot.png", cells, "wall_ms", "a device")
+        drawn = pixels_of(tmp_path / "plot.png")
+        lowest = {name: pixels[:, 0].max() for name, pixels in drawn.items() if len(pixels)}
+        assert lowest["gsplat"] + 50 < lowest["torch"]
+        assert "xla" not in lowest and "splax" not in lowest
+
+    def test_nothing_to_draw(self, tmp_path):
+        plot.write_plot(tmp_path / "plot.png", [], "wall_ms", "a device")
+        assert not (tmp_path / "plot.png").exists()
+
+
 class TestRoofline:
     # 50 000 splats at 400 pixels, as in docs/kernels.md.
     WORK = roofline.Work(50_000, 1, 9, 1, 400 * 400, 158_000)
@@ -394,8 +424,8 @@ class TestOurs:
             return types.SimpleNamespace(viewmats=initial[:, 0])
 
         monkeypatch.setattr(stages, "invert", invert)
-        monkeypatch.setattr(stages, "best_matcher", lambda: ("opencv", ()))
-        monkeypatch.setattr(stages, "best_features", lambda: ("handmade", ()))
+        monkeypatch.setattr(choices, "best_matcher", lambda sources: ("opencv", ()))
+        monkeypatch.setattr(choices, "best_features", lambda sources: ("handmade", ()))
         monkeypatch.setattr(stages, "_TRAINING_VIEWS", 3)
         assert set(stages.STAGES) == set(PARTS) - set(COMPARED)
         scene = make_scene(COUNT, SIZE, 1, 0)
@@ -406,7 +436,11 @@ class TestOurs:
         assert found["match"]["matcher"] == "opencv"
         assert given["shapes"] == ((1, SIZE, SIZE, 3), (1, 4, 4, 4))
         assert found["invert"]["degrees"] == pytest.approx(8.0, abs=1e-3)
-        assert 0 < found["detect"]["score"] < 0.5
+        assert found["detect"]["features"] == "handmade"
+        monkeypatch.setattr(stages, "_NOISE", 0.0)
+        exact = ours.prepare("detect", scene)
+        score = exact.figures(exact.run())["score"]
+        assert score < 1e-3 * found["detect"]["score"]  # renders against themselves
 
 
 class TestPeers:

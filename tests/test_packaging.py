@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import importlib
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,24 +19,36 @@ PACKAGE = ROOT / "igspad_jax"
 # Data flows one way: a stage imports only what stands before it.
 STAGES = (
     "data",
+    "networks",
+    "compilation",
     "scene",
     "render",
+    "normal_object",
     "train",
-    "networks",
     "match",
     "invert",
     "detect",
+    "inspector",
     "evaluate",
     "experiment",
     "report",
     "pipeline",
+    "commands",
     "benchmark",
 )
-FOUNDATION = {"batches", "errors", "files", "cameras", "devices", "launch", "machine"}
+FOUNDATION = {"batches", "cameras", "devices", "errors", "files", "launch", "machine", "settings"}
 
 
 def sources(folder):
     return sorted(path for path in folder.rglob("*.py"))
+
+
+def files_of(part):
+    """The files of a part of the package, which is a module or a folder of them."""
+    module = PACKAGE / f"{part}.py"
+    found = [module] if module.is_file() else sources(PACKAGE / part)
+    assert found, f"there is no {part}"
+    return found
 
 
 def imports(path):
@@ -96,14 +112,16 @@ class TestKernels:
 class TestDirection:
     def test_every_part_has_its_place(self):
         parts = {
-            p.name.removesuffix(".py") for p in PACKAGE.iterdir() if not p.name.startswith("_")
+            p.name.removesuffix(".py")
+            for p in PACKAGE.iterdir()
+            if not p.name.startswith("_") and (p.is_dir() or p.suffix == ".py")
         }
-        assert parts <= {*STAGES, *FOUNDATION, "kernels"}, "give the new part a place in this test"
+        assert parts == {*STAGES, *FOUNDATION, "kernels"}, "give the new part a place in this test"
 
     @pytest.mark.parametrize("stage", STAGES)
     def test_stages_import_only_earlier_ones(self, stage):
         allowed = {*FOUNDATION, "kernels", *STAGES[: STAGES.index(stage) + 1]}
-        for path in sources(PACKAGE / stage):
+        for path in files_of(stage):
             for line, part in own_parts(path):
                 assert part in allowed, f"{path}:{line}: {stage} imports {part}"
 
@@ -115,8 +133,7 @@ class TestDirection:
 
     def test_foundation_stands_alone(self):
         for part in FOUNDATION:
-            path = PACKAGE / f"{part}.py"
-            if path.exists():
+            for path in files_of(part):
                 for line, other in own_parts(path):
                     assert other in FOUNDATION, f"{path}:{line}: {part} imports {other}"
 
@@ -124,3 +141,46 @@ class TestDirection:
         for path in sources(PACKAGE):
             for line, name in imports(path):
                 assert name.split(".")[0] not in {"scripts", "tests", "conftest"}, f"{path}:{line}"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The package as it is installed elsewhere, built of a copy: a build leaves files."""
+    pytest.importorskip("setuptools", minversion="77")
+    copy = tmp_path_factory.mktemp("build") / "copy"
+    copy.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    shutil.copytree(PACKAGE, copy / "igspad_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    code = "from setuptools import build_meta; build_meta.build_wheel('..')"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=copy, check=True, timeout=120, capture_output=True
+    )
+    (path,) = copy.parent.glob("*.whl")
+    with zipfile.ZipFile(path) as file:
+        yield file
+
+
+class TestWheel:
+    def test_holds_all_modules_and_data(self, wheel):
+        held = set(wheel.namelist())
+        modules = {path.relative_to(ROOT).as_posix() for path in sources(PACKAGE)}
+        modules |= {f"igspad_jax/{p.relative_to(ROOT)}" for p in sources(ROOT / "kernels")}
+        assert modules <= held
+        assert "igspad_jax/py.typed" in held  # or type checkers ignore the annotations
+        assert {name for name in held if name.endswith((".css", ".j2"))} == {
+            p.relative_to(ROOT).as_posix()
+            for p in PACKAGE.rglob("*")
+            if p.suffix in (".css", ".j2")
+        }
+        assert not [name for name in held if name.startswith(("tests", "scripts", "kernels"))]
+
+    def test_console_command(self, wheel):
+        (entry,) = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
+        points = configparser.ConfigParser()
+        points.read_string(wheel.read(entry).decode())
+        assert set(points["console_scripts"]) == {"igspad-inspect"}
+        module, name = points["console_scripts"]["igspad-inspect"].split(":")
+        script = (ROOT / "scripts/inspect_images.py").read_text(encoding="utf-8")
+        assert f"from {module} import {name}" in script  # does the same
+        assert callable(getattr(importlib.import_module(module), name))
