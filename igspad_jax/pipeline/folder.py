@@ -43,6 +43,9 @@ STAGES = {
 }
 
 
+FORMAT = 2  # of these files; raised whenever an older program's could be misread
+
+
 class RunFolder:
     """One category's part of a run."""
 
@@ -64,7 +67,7 @@ class RunFolder:
     @on_first
     def save(self, stage: str, key: str, result: dict[str, Any]) -> None:
         """Write a stage's result, and what it was made from."""
-        write_json(self.path(stage), {"key": key, **result})
+        write_json(self.path(stage), {"format": FORMAT, "key": key, **result})
 
     @on_first
     def load(self, stage: str) -> dict[str, Any]:
@@ -77,10 +80,11 @@ class RunFolder:
         if not path.is_file():
             raise InputError(f"{path} is not there: run {script} first")
         content = read_json(path, f"delete it and run {script} again")
-        if not isinstance(content, dict) or "key" not in content:
+        found = content.get("format") if isinstance(content, dict) else None
+        if found != FORMAT or "key" not in content:
             raise InputError(
-                f"{path} was written by another version of this program, or is damaged; delete "
-                f"it and run {script} again"
+                f"{path} has format {found or 1}, and this program reads format {FORMAT}: it is of "
+                "another version, or damaged; choose another --run folder, or delete this one"
             )
         return content
 

@@ -145,9 +145,10 @@ def _is_done(
         InputError: if it is another one, made with other settings, and `overwrite` is off.
     """
     note, done = folder.checkpoints / "made_with.json", folder.path("training")
-    if done.is_file() and (folder.object / OBJECT).is_file():
-        before, what = folder.load("training")["made_with"], str(folder.object)
-        if folder.holds("training", key):
+    record = folder.load("training") if done.is_file() else None
+    if record and (folder.object / OBJECT).is_file():
+        before, what = record["made_with"], str(folder.object)
+        if record["key"] == key:
             return True
     elif note.is_file():
         before = read_json(note, f"delete {folder.checkpoints} to train afresh")
