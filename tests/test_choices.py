@@ -107,9 +107,39 @@ class TestNames:
         with pytest.raises(InputError, match="no matcher is called 'orb'"):
             make_matcher("orb")
 
-    def test_the_embedded_matcher_keeps_no_files(self, tmp_path, ball_views):
-        features = training_features(OpenCVMatcher(), ball_views.images[:2], tmp_path)
-        assert len(features) == 2 and not list(tmp_path.iterdir())
+
+class TestTrainingFeatures:
+    @staticmethod
+    def assert_equal(found, expected):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one.points, other.points)
+            np.testing.assert_array_equal(one.descriptors, other.descriptors)
+            assert one.size == other.size
+
+    def test_kept_in_a_folder(self, tmp_path, ball_views, monkeypatch):
+        matcher, images = OpenCVMatcher(), ball_views.images[:3]
+        expected = matcher.prepare(images)
+        assert len({len(features.points) for features in expected}) > 1
+        self.assert_equal(training_features(matcher, images, tmp_path), expected)
+        (path,) = tmp_path.iterdir()
+        with monkeypatch.context() as patch:
+            patch.delattr(OpenCVMatcher, "prepare")
+            self.assert_equal(training_features(matcher, images, tmp_path), expected)
+        path.write_bytes(path.read_bytes()[:100])
+        self.assert_equal(training_features(matcher, images, tmp_path), expected)
+
+    def test_of_other_images_are_others(self, tmp_path, ball_views):
+        matcher, images = OpenCVMatcher(), ball_views.images[:2]
+        training_features(matcher, images, tmp_path)
+        other = np.flip(images, axis=2)
+        found = training_features(matcher, other, tmp_path)
+        self.assert_equal(found, matcher.prepare(other))
+        assert len(list(tmp_path.iterdir())) == 2
+
+    def test_nothing_is_kept_without_a_folder(self, tmp_path, ball_views, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert len(training_features(OpenCVMatcher(), ball_views.images[:2], None)) == 2
+        assert not list(tmp_path.iterdir())
 
 
 class TestSources:
@@ -239,17 +269,17 @@ class TestShortlist:
         assert np.abs(upright[0] - 0.8).max() < 1e-5
 
 
-def result(degrees, *, doubts=(), **figures):
+def result(degrees, *, doubts=(), seconds=3.0, **figures):
     images = [
         {"first_degrees": 10 * d, "degrees": d, "percent": d, "doubts": doubts} for d in degrees
     ]
     group = {"overall": figures, "kinds": {"Burrs": figures}}
     return {
-        "poses": {"images": images, "cpu_seconds": {"match": 3.0}},
+        "poses": {"images": images},
         "metrics": {
             "sizes": {"native": group},
             "breakdown": {"estimated": group},
-            "time": {"detect": {"per_image": 0.25}},
+            "time": {"locate": {"per_image": seconds}, "compare": {"per_image": 0.25}},
         },
     }
 
@@ -259,12 +289,12 @@ class TestTables:
         results = {
             "aliked-pnp": {
                 "A": result([0.1, 0.4, 2.0], image_auroc=0.8, pixel_ap=0.5),
-                "B": result([0.2], doubts=("far",), image_auroc=0.6, pixel_ap=0.7),
+                "B": result([0.2], doubts=("far",), seconds=1.0, image_auroc=0.6, pixel_ap=0.7),
             }
         }
         (table,) = matchers_table(results)
         assert table.rows == (
-            ("aliked-pnp", "4", "3 of 4", "3.00", "3 of 4", "1", "0.700", "0.600", "1.50"),
+            ("aliked-pnp", "4", "3 of 4", "3.00", "3 of 4", "1", "0.700", "0.600", "2.00"),
         )
 
     def test_features_leave_out_what_was_not_scored(self):
