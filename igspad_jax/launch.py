@@ -23,7 +23,7 @@ def launch(
 ) -> None:
     """Parses the flags and runs a script's main function; never returns.
 
-    Whatever the user can mend is one line on stderr and exit status 2.
+    Whatever the user can correct is one line on stderr and exit status 2.
 
     Args:
         main: the script; the flags are parsed when it runs.

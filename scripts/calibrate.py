@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.launch(main, takes_normals=True)
+    command.run_script(main, takes_normals=True)

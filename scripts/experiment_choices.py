@@ -179,4 +179,4 @@ def _write(tables: Sequence[Table], results: Mapping[str, Any], path: Path) -> N
 
 
 if __name__ == "__main__":
-    command.launch(main)
+    command.run_script(main)

@@ -25,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.launch(main)
+    command.run_script(main)

@@ -41,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.launch(main, takes_files=True, takes_normals=True)
+    command.run_script(main, takes_files=True, takes_normals=True)

@@ -26,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.launch(main, takes_files=True)
+    command.run_script(main, takes_files=True)

@@ -101,7 +101,7 @@ def _answers(
         }
         before = len(left)
         for answer in ask(job, PROGRAMS[name].environment, plan.timeout):
-            # A process that falls silent does not say at which part: it is the next one.
+            # A process that ends without a word was at the next part.
             part = left[0]
             left = left[1:]
             yield part, {key: value for key, value in answer.items() if key != "part"}

@@ -92,7 +92,7 @@ REFERENCE = "xla"
 
 
 def absence(program: Program, device: Mapping[str, Any]) -> str | None:
-    """Why a program cannot run here, and how to mend it; None where it can.
+    """Why a program cannot run here, and what to do about it; None where it can.
 
     Args:
         program: the program.

@@ -160,7 +160,9 @@ def _intrinsics(content: dict[str, Any], path: Path, width: int, height: int) ->
         cx = _number(content, "cx", path, 0.5 * file_width)
         cy = _number(content, "cy", path, 0.5 * file_height)
         if min(file_width, file_height, fx, fy) <= 0.0:
-            raise InputError(f"{path} has a focal length or a size that is not positive: mend it")
+            raise InputError(
+                f"{path} has a focal length or a size that is not positive: correct it"
+            )
         if abs(file_width / file_height * height / width - 1.0) > 2.0 / min(width, height):
             raise InputError(
                 f"{path} says w x h = {file_width:g} x {file_height:g} but the images are "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from igspad_jax.detect.choice import check_features
+from igspad_jax.detect.registry import check_features
 
 
 @dataclasses.dataclass(frozen=True)

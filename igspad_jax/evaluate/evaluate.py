@@ -116,7 +116,7 @@ def _check(
         if mask is not None and not labels[i] and np.any(mask):
             raise InputError(
                 f"evaluate_maps: image {i} is labelled good but its mask is not empty; "
-                "mend one of both"
+                "correct one of them"
             )
         checked.append(None if mask is None else np.asarray(mask, bool))
     return checked

@@ -1,7 +1,7 @@
 """Inspection: one photograph in, one verdict out."""
 
+from igspad_jax.inspector.automatic import resolve
 from igspad_jax.inspector.calibration import Calibration, Measured, calibrate
-from igspad_jax.inspector.choices import resolve
 from igspad_jax.inspector.config import CalibrateConfig, InspectorConfig
 from igspad_jax.inspector.inspection import Inspection, PoseEstimate, Region, Verdict
 from igspad_jax.inspector.inspector import Inspector

@@ -15,8 +15,8 @@ from igspad_jax.data import LoadedViews, prepare_image
 from igspad_jax.detect import Comparison, ExpectedAnomaly, make_comparison, own_level, pooled
 from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
+from igspad_jax.inspector.automatic import resolve
 from igspad_jax.inspector.calibration import Calibration, Measured, calibrate
-from igspad_jax.inspector.choices import resolve
 from igspad_jax.inspector.config import InspectorConfig
 from igspad_jax.inspector.coverage import Coverage
 from igspad_jax.inspector.inspection import Inspection, PoseEstimate, Verdict

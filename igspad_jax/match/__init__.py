@@ -1,12 +1,5 @@
 """Matching: which training views explain a query image, and from where it was taken."""
 
-from igspad_jax.match.choice import (
-    MATCHERS,
-    best_matcher,
-    make_matcher,
-    matchers_at_hand,
-    training_features,
-)
 from igspad_jax.match.config import MatchConfig
 from igspad_jax.match.first_poses import FirstPoses
 from igspad_jax.match.initial import (
@@ -19,6 +12,13 @@ from igspad_jax.match.initial import (
 from igspad_jax.match.lifting import DepthOf, pnp_poses
 from igspad_jax.match.matching import Matcher, Matches, matched_points
 from igspad_jax.match.opencv import OpenCVMatcher
+from igspad_jax.match.registry import (
+    MATCHERS,
+    best_matcher,
+    make_matcher,
+    matchers_at_hand,
+    training_features,
+)
 from igspad_jax.match.retrieval import TrainingViews, prepare_views
 from igspad_jax.match.turning import Turns, all_views, shortlisted
 

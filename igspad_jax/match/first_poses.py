@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from igspad_jax.match.choice import make_matcher, training_features
 from igspad_jax.match.config import MatchConfig
 from igspad_jax.match.initial import (
     PoseHypothesis,
@@ -22,6 +21,7 @@ from igspad_jax.match.initial import (
 )
 from igspad_jax.match.lifting import pnp_poses
 from igspad_jax.match.matching import Matcher, matched_points
+from igspad_jax.match.registry import make_matcher, training_features
 from igspad_jax.match.retrieval import Candidate, TrainingViews
 from igspad_jax.match.turning import Turns, all_views, shortlisted
 from igspad_jax.networks.weights import NO_SOURCES, Sources

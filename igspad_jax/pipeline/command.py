@@ -18,12 +18,12 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from igspad_jax import devices
-from igspad_jax import launch as script
 from igspad_jax.compilation import use_compilation_cache
 from igspad_jax.data import Category, list_categories, read_category
 from igspad_jax.detect import EXTRACTORS
 from igspad_jax.errors import InputError
 from igspad_jax.inspector import resolve
+from igspad_jax.launch import launch
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.settings import Settings, config_from, settings_from
 from igspad_jax.settings import check_name, setting_names
@@ -193,10 +193,10 @@ def load_config(path: Path) -> Settings:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _same(f, path)]
         where = f"{path}, line {lines[-1]}" if lines else f"{path}"
         words = " ".join(str(error).split())
-        raise InputError(f"{where}: {type(error).__name__}: {words}; mend the file") from error
+        raise InputError(f"{where}: {type(error).__name__}: {words}; correct the file") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise InputError(
-            f"{path}: get_config() returns a {type(config).__name__}, not a ConfigDict; mend it"
+            f"{path}: get_config() returns a {type(config).__name__}, not a ConfigDict; correct it"
         )
     try:
         return settings_from(config)
@@ -225,7 +225,7 @@ def _take_config(argv: list[str], default: Path) -> tuple[Path, list[str]]:
     return path, left
 
 
-def launch(
+def run_script(
     main: Callable[[], None], *, takes_files: bool = False, takes_normals: bool = False
 ) -> None:
     """Runs a stage's script: parses the flags that all of them share, prints errors in one line.
@@ -276,4 +276,4 @@ def launch(
         with contextlib.redirect_stdout(None):
             main()
 
-    script.launch(joined, prepare)
+    launch(joined, prepare)

@@ -101,7 +101,7 @@ def _check(category: CategoryReport) -> None:
         if not np.isfinite(record.score) or not np.isfinite(record.heat_map).all():
             raise InputError(
                 f"report: {category.name}/{record.name} has a score or heat map that is not "
-                "finite; leave the image out or mend its map"
+                "finite; leave the image out or correct its map"
             )
 
 
