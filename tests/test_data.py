@@ -270,17 +270,20 @@ class TestMadLayout:
         refused(mad, "test_poses.json", "./test/good/10.png")
 
     def test_images_directly_in_test_or_in_its_folder_are_unlabelled(self, mad):
-        (mad / "test/unlabelled").mkdir()
+        for folder in ("test/unlabelled", "test/warped", "ground_truth/warped"):
+            (mad / folder).mkdir()
+        write_image(mad / "test/warped/0.png", picture(0))
+        write_image(mad / "ground_truth/warped/0_mask.png", np.ones((HEIGHT, WIDTH), np.uint8))
         places = ["test/unlabelled/4.png", "test/unlabelled/11.png", "test/9.png", "test/10.png"]
         for i, place in enumerate(places):
             write_image(mad / place, picture(300 + i))
         category = read_category(mad)
-        assert category.kinds == ("good", "Burrs", "unlabelled")
+        assert category.kinds == ("good", "Burrs", "warped", "unlabelled")
         test = category.test
-        assert [image.name for image in test[6:]] == [
+        assert [image.name for image in test[7:]] == [
             "unlabelled/4", "unlabelled/11", "unlabelled/9", "unlabelled/10",
         ]  # fmt: skip
-        for i, image in enumerate(test[6:]):
+        for i, image in enumerate(test[7:]):
             assert not image.labelled and not image.defective
             assert image.mask_path is None and image.viewmat is None
             loaded = load_test(image)

@@ -143,7 +143,7 @@ class TestCalibration:
         [
             (19, 0.05, 1, 1 / 20),  # the largest
             (24, 0.1, 2, 2 / 25),  # 0.1 x 25 = 2.5: the second largest
-            (29, 0.1, 3, 3 / 30),  # 0.1 x 30, which is a little less than 3 in floats
+            (99, 0.29, 29, 29 / 100),  # 0.29 x 100, which is a little less than 29 in floats
             (9, 0.05, 1, 1 / 10),  # too few for 5 %
             (38, 0.05, 1, 1 / 39),
             (39, 0.05, 2, 2 / 40),
@@ -532,6 +532,19 @@ class TestInspector:
         assert heat_map.shape == (SIZE, SIZE) and heat_map.dtype == np.float32
         level = math.sqrt(own_level(heat_map))
         assert found.score == pytest.approx(pooled(heat_map, 2).max() / level, rel=1e-6)
+
+    def test_peaks_are_in_the_middle_of_the_pooling_window(self, model, views, inspector, normal):
+        detect = dataclasses.replace(CONFIG.detect, pool=0.125)  # 5 pixels
+        config = dataclasses.replace(CONFIG, detect=detect)
+        coarse = Inspector(model, views, config, calibration=calibration([0.1, 0.2]))
+        heat_map = np.full((SIZE, SIZE), 0.01, np.float32)
+        heat_map[18:23, 9:14] = 1.0
+        found = coarse.judge(inspector(normal[0]).pose, heat_map)
+        assert found.score == pytest.approx(1.0 / math.sqrt((25 + 15 * 0.01) / 40))
+        (region,) = found.regions
+        assert region.pixel == (11.5, 20.5)
+        left, top, width, height = region.box
+        assert (left + width / 2, top + height / 2) == (11.5, 20.5)
 
     def test_alone_as_among_others(self, inspector, normal, defective):
         images = [normal[0], defective[1], normal[2]]

@@ -320,17 +320,28 @@ class TestFirstPoses:
         return make
 
     @pytest.fixture
-    def exact(self, model, training, true_poses):
-        """Per training view, where the query shows what is at every other pixel of the view."""
+    def matches_of(self, model, training):
+        """Per training view, where a query at a pose shows what is at every other of its pixels."""
         x, y = np.meshgrid(np.arange(1, 40, 2) + 0.25, np.arange(1, 40, 2) + 0.25)
         pixels = np.stack([x.ravel(), y.ravel()], axis=1)
-        found = []
-        for viewmat in training.viewmats.astype(np.float64):
-            world, sure = lift(pixels, *model.depth(viewmat), viewmat, training.K)
-            seen = (world @ true_poses[0][:3, :3].T + true_poses[0][:3, 3]) @ training.K.T
-            query = seen[:, :2] / seen[:, 2:]
-            found.append(Matches(query[sure], pixels[sure], np.ones(sure.sum())))
-        return found
+        lifted = [
+            lift(pixels, *model.depth(viewmat), viewmat, training.K)
+            for viewmat in training.viewmats.astype(np.float64)
+        ]
+
+        def matches_of(pose):
+            found = []
+            for world, sure in lifted:
+                seen = (world @ pose[:3, :3].T + pose[:3, 3]) @ training.K.T
+                query = seen[:, :2] / seen[:, 2:]
+                found.append(Matches(query[sure], pixels[sure], np.ones(sure.sum())))
+            return found
+
+        return matches_of
+
+    @pytest.fixture
+    def exact(self, matches_of, true_poses):
+        return matches_of(true_poses[0])
 
     @staticmethod
     def errors(found, true):
@@ -357,14 +368,24 @@ class TestFirstPoses:
         assert {pose.viewmat.tobytes() for pose in alone} == set(times)
 
     def test_lifted_matches_beside_retrieval(self, monkeypatch, images, true_poses, make, exact):
-        """Half the poses at most are of matches, however many views have some."""
         matcher = KnownMatches(exact)
         monkeypatch.setattr(first_poses_module, "make_matcher", lambda name, sources: matcher)
         found = make("pnp", hypotheses=6, shortlist=0)(images[0])
         assert found[0].source == "pnp" and self.errors(found, true_poses[0])[0] < 1.0
         sources = [pose.source for pose in found]
-        assert 1 <= sources.count("pnp") <= 3 and {"blend", "view"} & set(sources)
+        assert sources.count("pnp") == 1 and {"blend", "view"} & set(sources)
         assert self.errors(found, true_poses[0])[sources.index("blend")] > 5.0
+
+    @pytest.mark.parametrize(("hypotheses", "lifted"), [(1, 1), (2, 1), (4, 2), (9, 3)])
+    def test_half_the_poses_at_most_are_of_lifted_matches(
+        self, monkeypatch, images, true_poses, make, matches_of, hypotheses, lifted
+    ):
+        """However many there are: here views match three different poses."""
+        matched = [matches_of(pose) for pose in true_poses]
+        matcher = KnownMatches([matched[view % 3][view] for view in range(24)])
+        monkeypatch.setattr(first_poses_module, "make_matcher", lambda name, sources: matcher)
+        found = make("pnp", hypotheses=hypotheses, shortlist=0)(images[0])
+        assert sum(pose.source == "pnp" for pose in found) == lifted
 
     @pytest.mark.parametrize("initial", ["pnp", "matches"])
     def test_an_image_without_matches_starts_from_retrieval(
