@@ -19,6 +19,7 @@ from igspad_jax.files import whole_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 WHITE = (1.0, 1.0, 1.0)
+_ROUNDING = 1e-3  # by which floats may lie outside [0, 1]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -120,7 +121,9 @@ def prepare_image(
     image = pixels.astype(np.float32)
     if pixels.dtype == np.uint8:
         image /= 255.0
-    elif not (np.isfinite(image).all() and image.min() >= 0.0 and image.max() <= 1.0):
+    elif not (
+        np.isfinite(image).all() and -_ROUNDING <= image.min() <= image.max() <= 1 + _ROUNDING
+    ):
         raise InputError(f"{what}: values that are not in [0, 1]; pass uint8, or scale them")
     if image.shape[2] == 4:
         alpha = image[..., 3:]

@@ -58,6 +58,9 @@ def score_histogram(
         axis.set_ylabel(f"{name}\n({len(own)})", rotation=0, ha="right", va="center")
         if logarithmic:
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_yticks([])
         axis.spines["left"].set_visible(False)
         axis.tick_params(labelbottom=axis is axes[-1])
