@@ -42,7 +42,7 @@ from igspad_jax.benchmark.scenes import make_scene
 from igspad_jax.benchmark.tables import cell_line, dssim_table, tables
 from igspad_jax.benchmark.timing import Prepared, measure
 from igspad_jax.errors import InputError
-from igspad_jax.inspector import choices
+from igspad_jax.inspector import automatic
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -424,8 +424,8 @@ class TestOurs:
             return types.SimpleNamespace(viewmats=initial[:, 0])
 
         monkeypatch.setattr(stages, "invert", invert)
-        monkeypatch.setattr(choices, "best_matcher", lambda sources: ("opencv", ()))
-        monkeypatch.setattr(choices, "best_features", lambda sources: ("handmade", ()))
+        monkeypatch.setattr(automatic, "best_matcher", lambda sources: ("opencv", ()))
+        monkeypatch.setattr(automatic, "best_features", lambda sources: ("handmade", ()))
         monkeypatch.setattr(stages, "_TRAINING_VIEWS", 3)
         assert set(stages.STAGES) == set(PARTS) - set(COMPARED)
         scene = make_scene(COUNT, SIZE, 1, 0)
