@@ -34,6 +34,7 @@ def launch(
     """
 
     def parse(argv: list[str]) -> list[str]:
+        argv = [argv[0], *map(_underscored, argv[1:])]
         # ABSL would exit with status 1, as if help were a failure.
         if _HELP & set(argv):
             if prepare:
@@ -68,6 +69,14 @@ def launch(
             sys.exit(130)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _underscored(argument: str) -> str:
+    """--false-alarm-rate=0.1 as ABSL knows it: --false_alarm_rate=0.1."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def _fail(error: InputError) -> NoReturn:

@@ -217,13 +217,6 @@ class TestCalibration:
         assert "threshold 19 from 19" in enough and "at least" not in enough
         assert "on average 5.0% of" in enough and "fewer than 14.6%" in enough
 
-    @pytest.mark.xfail(
-        strict=True, reason="the k-th largest of more scores keeps the rate on average only"
-    )
-    @pytest.mark.parametrize("count", [59, 400])
-    def test_statement_asks_for_no_more_images_than_there_are(self, count):
-        assert "59 or more" not in calibration(np.arange(count)).statement(0.05)
-
     def test_without_images_nothing_fails_or_passes_for_sure(self):
         nothing = calibration([])
         assert len(nothing) == 0
@@ -294,7 +287,6 @@ class TestCalibrate:
         assert found.residual_limit == pytest.approx(math.sqrt(0.03 * 0.4))
         assert found.left_out == ("bad",)
 
-    @pytest.mark.xfail(strict=True, reason="the limit becomes NaN, and no image is kept")
     def test_an_image_whose_pose_was_not_found_is_left_out(self):
         lost = measured("lost", residual=math.nan, score=math.nan, error=None)
         found = calibrate([measured("a", error=None), lost, measured("b", error=None)])
@@ -339,7 +331,6 @@ class TestCoverage:
         assert found[0] == pytest.approx(azimuth, abs=1e-4)
         assert found[1] == pytest.approx(abs(roll), abs=1e-4)
 
-    @pytest.mark.xfail(strict=True, reason="of views from the other side, roll means nothing")
     def test_roll_from_few_views_all_around(self):
         ring = self.covered(*((a, 0.0) for a in range(0, 360, 60)))
         assert ring.distance(self.pose(0.0, 0.0, 180.0))[1] == pytest.approx(180.0, abs=1e-4)
@@ -728,7 +719,7 @@ def folder(inspector, tmp_path_factory):
     """An inspector's folder."""
     folder = tmp_path_factory.mktemp("saved") / "object"
     save_object(folder, inspector.normal_object, inspector.views, [f"a{i}" for i in range(24)])
-    inspector.save(folder, expected_key="key")
+    inspector.save(folder, with_object=False, expected_key="key")
     return folder
 
 
@@ -806,7 +797,7 @@ class TestFolder:
             inspector.normal_object, inspector.views, config, expected=inspector.expected,
             sources={"resnet18": str(path)},
         )  # fmt: skip
-        other.save(copied)
+        other.save(copied, with_object=False)
         path.rename(tmp_path / "renamed.pt")
         loaded = Inspector.load(copied, {"resnet18": str(tmp_path / "renamed.pt")})
         assert loaded.config == config

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,7 +209,9 @@ def hold_out_blocks(viewmats: np.ndarray, share: float) -> np.ndarray:
         return np.zeros(0, int)
     cosines = np.clip(axes @ axes.T, -1.0, 1.0)
     # The middles of equal regions of directions, to be taken far apart first.
-    middles, region_of = kmeans2(axes, count, minit="++", rng=0, iter=50)
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore")  # equal views leave regions empty, which does no harm
+        middles, region_of = kmeans2(axes, count, minit="++", rng=0, iter=50)
     left = [
         int(np.argmax(np.where(region_of == r, axes @ middles[r], -2.0))) for r in set(region_of)
     ]
@@ -229,6 +232,6 @@ def _block_cosine(axes: np.ndarray, cosines: np.ndarray) -> float:
     pairs = np.nonzero(np.triu(cosines > np.cos(np.radians(_NEIGHBOURS)), 1))
     between = axes[pairs[0]] + axes[pairs[1]]
     if not len(between):
-        return 1.0
+        return 1.0 - 1e-9
     between /= np.linalg.norm(between, axis=1, keepdims=True)
     return float(np.median((between @ axes.T).max(axis=1))) - 1e-9

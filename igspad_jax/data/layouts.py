@@ -133,7 +133,7 @@ def _mad_test_image(
         viewmat = poses.pop(key, None)
     clean = root / "test_clean" / kind / path.name
     return TestImage(
-        name=f"{kind}/{path.stem}",
+        name=path.relative_to(root / "test").with_suffix("").as_posix(),
         kind=kind,
         path=path,
         mask_path=_mask_of(root, path) if labelled and kind != GOOD else None,

@@ -205,7 +205,9 @@ def run_tables(categories: Mapping[str, Mapping[str, Any]], *, kinds: bool = Fal
     if not categories:
         return []
     overall = aggregate(categories) if len(categories) > 1 else next(iter(categories.values()))
-    tables = [verdict_table(categories, rate) for rate in overall.get("verdicts", {})]
+    counted = [metrics.get("verdicts", {}) for metrics in categories.values()]
+    rates = [rate for rate in counted[0] if all(rate in own for own in counted)]
+    tables = [verdict_table(categories, rate) for rate in rates]
     labelled = {name: metrics for name, metrics in categories.items() if "sizes" in metrics}
     if len(labelled) > 1:
         tables.append(category_table(labelled))

@@ -104,9 +104,6 @@ class Calibration:
         )
         if self.kept_rate(rate) > rate:
             text += f"; {rate:.1%} takes at least {math.ceil(1 / rate) - 1} calibration images"
-        elif self.bound(rate) > rate:
-            needed = math.ceil(math.log(1 - _CONFIDENCE) / math.log(1 - rate))
-            text += f"; to be as sure of {rate:.1%} takes {needed} or more"
         return text
 
 
@@ -124,7 +121,10 @@ def calibrate(measured: Sequence[Measured]) -> Calibration:
     Raises:
         InputError: if there is none, or none with a right pose.
     """
-    right = [m for m in measured if m.pose_degrees is None or m.pose_degrees < _WRONG_DEGREES]
+    if not measured:
+        raise InputError("there are no images to calibrate on; give some of normal objects")
+    found = [m for m in measured if np.isfinite(m.residual)]
+    right = [m for m in found if m.pose_degrees is None or m.pose_degrees < _WRONG_DEGREES]
     if not right:
         raise InputError(
             f"the poses of all {len(measured)} calibration images are wrong: the scene is too poor "

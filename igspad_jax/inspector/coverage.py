@@ -9,6 +9,7 @@ import numpy as np
 from igspad_jax.cameras import view_directions
 
 _NEAR = 6  # views whose roll counts
+_SAME_SIDE = 90.0  # degrees from an image within which they must be
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class Coverage:
         own = view_directions(np.asarray(viewmat, np.float64), self.centre)
         degrees = np.degrees(np.arccos(np.clip(directions @ own, -1.0, 1.0)))
         near = np.argsort(degrees, kind="stable")[:_NEAR]
+        # Seen from the other side there is no telling which way is up.
+        near = near[degrees[near] <= max(_SAME_SIDE, degrees.min())]
         turns = viewmat[:3, :3] @ np.swapaxes(self.viewmats[near, :3, :3], 1, 2)
         # The rotation about z that is left of a turn once its tilt is taken out.
         rolls = np.arctan2(turns[:, 1, 0] - turns[:, 0, 1], turns[:, 0, 0] + turns[:, 1, 1])

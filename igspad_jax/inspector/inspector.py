@@ -21,7 +21,7 @@ from igspad_jax.inspector.config import InspectorConfig
 from igspad_jax.inspector.coverage import Coverage
 from igspad_jax.inspector.inspection import Inspection, PoseEstimate, Verdict
 from igspad_jax.inspector.regions import find_regions
-from igspad_jax.inspector.storage import OBJECT, load_parts, save_object, save_parts
+from igspad_jax.inspector.storage import load_parts, save_object, save_parts
 from igspad_jax.invert import invert
 from igspad_jax.invert.deviations import deviations
 from igspad_jax.match import FirstPoses, prepare_views
@@ -87,15 +87,16 @@ class Inspector:
         """
         return cls(**load_parts(Path(folder), sources)._asdict(), sources=sources)
 
-    def save(self, folder: str | Path, *, expected_key: str = "") -> None:
+    def save(self, folder: str | Path, *, with_object: bool = True, expected_key: str = "") -> None:
         """Write the inspector to a folder, which may be copied to another machine.
 
         Args:
-            folder: the folder; the normal object is written too, unless it is there.
+            folder: the folder.
+            with_object: whether the normal object is written too; else it must be there.
             expected_key: stands for what `expected` was learnt from, see `storage.load_expected`.
         """
         folder = Path(folder)
-        if not (folder / OBJECT).is_file():
+        if with_object:
             names = [f"{i:04d}" for i in range(len(self.views.images))]
             save_object(folder, self.normal_object, self.views, names)
         save_parts(
@@ -152,7 +153,12 @@ class Inspector:
         Raises:
             InputError: an image of another shape than the training images', or not finite.
         """
-        normal = self.normal_object
+        normal, width = self.normal_object, (*np.shape(image), 0, 0)[1]
+        if width < normal.width:
+            raise InputError(
+                f"{what} is {width} px wide and cannot be loaded at {normal.width} px, the width "
+                "of the training images: take it with the same camera"
+            )
         background = np.asarray(normal.background).tolist()
         result = prepare_image(image, size=normal.width, background=background, what=what)
         if result.shape != (normal.height, normal.width, 3):

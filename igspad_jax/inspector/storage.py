@@ -13,6 +13,7 @@ The first three are the normal object, the others what an inspector adds.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,7 +51,8 @@ def save_object(
     folder: Path, normal_object: NormalObject, views: LoadedViews, names: Sequence[str]
 ) -> None:
     """Write a normal object and the views it was fitted to; the names are unique file stems."""
-    (folder / _VIEWS).mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / _VIEWS, ignore_errors=True)
+    (folder / _VIEWS).mkdir(parents=True)
     for name, image in zip(names, views.images, strict=True):
         write_image(folder / _VIEWS / f"{name}.png", to_uint8(image))
     write_ply(folder / _SCENE, normal_object.gaussians)

@@ -7,10 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from igspad_jax.detect import DetectConfig
-from igspad_jax.inspector import CalibrateConfig, InspectorConfig
-from igspad_jax.invert import InvertConfig
-from igspad_jax.match import MatchConfig
+from igspad_jax.inspector import InspectorConfig
 from igspad_jax.networks.weights import parse_sources
 from igspad_jax.settings import filled
 from igspad_jax.train import TrainConfig
@@ -87,16 +84,12 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(InspectorConfig):
     """All settings of a run: a section per stage, and one for the data and one for weights."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     weights: WeightsConfig = dataclasses.field(default_factory=WeightsConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    match: MatchConfig = dataclasses.field(default_factory=MatchConfig)
-    invert: InvertConfig = dataclasses.field(default_factory=InvertConfig)
-    detect: DetectConfig = dataclasses.field(default_factory=DetectConfig)
-    calibrate: CalibrateConfig = dataclasses.field(default_factory=CalibrateConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
     @property
