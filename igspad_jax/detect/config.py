@@ -29,7 +29,7 @@ class DetectConfig:
 
     features: str = "auto"
     pool: float = 0.015
-    expected_strength: float = 1.0 / 3.0
+    expected_strength: float = 0.125
     expected_views: int = 6
     normalise: float = 0.5
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -26,8 +26,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "normalised fully": {"normalise": 1.0},
     "3 views": {"expected_views": 3},
     "12 views": {"expected_views": 12},
-    "half the strength": {"expected_strength": 1.0 / 6.0},
-    "twice the strength": {"expected_strength": 2.0 / 3.0},
+    "strength 0.06": {"expected_strength": 0.06},
+    "strength 0.25": {"expected_strength": 0.25},
+    "strength 0.5": {"expected_strength": 0.5},
 }  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def calibrate_category(
         inspector = on_first(Inspector.load)(folder.object, sources)
         if inspector.config != config:  # the rate alone: nothing has to be measured for it
             inspector.config = config
-            on_first(inspector.save)(folder.object, with_object=False, expected_key=keys.comparison)
+            on_first(inspector.save)(folder.object, with_object=False, expected_key=keys.features)
         logging.info("%s: the inspector is calibrated already", category.name)
         return
     normal_object, views = on_first(load_object)(folder.object)
@@ -68,7 +68,7 @@ def calibrate_category(
         normal_object,
         views,
         config,
-        expected=on_first(load_expected)(folder.object, keys.comparison),
+        expected=on_first(load_expected)(folder.object, keys.features),
         sources=sources,
         features_folder=folder.object / FEATURES,
     )
@@ -83,7 +83,7 @@ def calibrate_category(
     true_poses = {_held_name(category, view): view.viewmat for view in held}
     measured = on_first(_measured)(inspector, folder, files, records, true_poses)
     inspector.calibration = calibrate(measured)
-    on_first(inspector.save)(folder.object, with_object=False, expected_key=keys.comparison)
+    on_first(inspector.save)(folder.object, with_object=False, expected_key=keys.features)
     statement = inspector.calibration.statement(config.calibrate.false_alarm_rate)
     logging.info("%s: %s", category.name, statement)
     left_out = inspector.calibration.left_out

@@ -29,26 +29,25 @@ class Keys:
 
     Attributes:
         pose: of what poses are made from: the object, first poses, the solver.
-        comparison: of what anomaly maps are made from besides: features, what is expected.
+        features: of what the features are made from, and so what is to be expected.
+        comparison: of what anomaly maps are made from besides the pose.
     """
 
     pose: str
+    features: str
     comparison: str
 
     @classmethod
     def of(cls, folder: Path, config: InspectorConfig, sources: Sources) -> Keys:
         """The keys of an inspector of the object in a folder."""
-        match, detect = config.match, as_json(config.detect)
-        for name in ("pool", "normalise"):  # they concern the score alone
-            del detect[name]
+        match, detect = config.match, config.detect
         matching = () if match.initial == "retrieval" else MATCHERS[match.matcher]
         used = {name: digest(name, sources) for name in matching}
-        compared = {
-            name: digest(name, sources) for name in weights_of_features(config.detect.features)
-        }
+        compared = {name: digest(name, sources) for name in weights_of_features(detect.features)}
         pose = [sha256(folder / OBJECT, folder / "scene.ply"), match, config.invert, used]
-        comparison = [pose[0], detect, compared]
-        return cls(digest_of(as_json(pose)), digest_of(as_json(comparison)))
+        features = digest_of([pose[0], detect.features, detect.dtype, compared])
+        comparison = [features, detect.expected_strength, detect.expected_views]
+        return cls(digest_of(as_json(pose)), features, digest_of(comparison))
 
     def of_image(self, path: Path) -> tuple[str, str]:
         """What the pose and the anomaly map of an image file are made from."""
