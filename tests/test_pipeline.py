@@ -46,10 +46,10 @@ SETTINGS = Settings(
 )
 KINDS = ("Burrs", "Missing", "Stains")
 TESTS = [f"{kind}/{i}" for kind in ("good", *KINDS) for i in range(2)]
-HELD = [f"held_out/train_good_{i}" for i in (1, 2, 5)]
 NORMALS = 5
 # Known faults.
 CUT_MAP = "an anomaly map that is cut short ends the evaluation instead of being made again"
+STALE = "expected.npz of other features stays where nothing is expected, and is taken later"
 NO_INSPECTOR = "a calibration that is recorded reads inspector.json, even where it is missing"
 
 
@@ -161,6 +161,11 @@ def entries(folder: RunFolder) -> dict[str, dict]:
     return {entry["name"]: entry for entry in folder.load("inspections")["images"]}
 
 
+def held(folder: RunFolder) -> list[str]:
+    """The names of the held-out views among the calibration images."""
+    return [f"held_out/{name}" for name in folder.load("training")["held_out"]]
+
+
 def without_key(folder: RunFolder, stage: str) -> dict:
     """What a stage found, but for what may differ from run to run: the times."""
     content = folder.load(stage)
@@ -175,11 +180,15 @@ class TestRun:
             "inspected", "inspections.json", "breakdown", "metrics.json",
         }  # fmt: skip
         views = {f"views/{name}.png" for name in folder.load("training")["fitted"]}
-        assert len(views) == 9 and {str(p) for p in stamps(folder.object)} == views | {
+        assert len(views) + len(held(folder)) == 12
+        assert {str(p) for p in stamps(folder.object)} == views | {
             "object.json", "scene.ply", "inspector.json", "expected.npz",
         }  # fmt: skip
         normals = [f"normals/{path.stem}" for path in (toy / "normals").iterdir()]
-        for results, names in ((folder.inspected, TESTS), (folder.calibration, HELD + normals)):
+        for results, names in (
+            (folder.inspected, TESTS),
+            (folder.calibration, held(folder) + normals),
+        ):
             expected = {f"{name}.{suffix}" for name in names for suffix in ("json", "npy", "png")}
             assert {str(p) for p in stamps(results.root)} == expected
         report = (finished / "report.html").read_text()
@@ -370,6 +379,7 @@ class TestRunAgain:
         assert "Stains/0" not in again.folder.load("metrics")["pose"]["image_errors"]
 
     def test_another_mask(self, again, calls):
+        again.run()  # where the data lies now
         mask = np.zeros((48, 48), np.uint8)
         mask[2:5, 2:5] = 255
         write_image(again.data / "ground_truth/Stains/0_mask.png", mask)
@@ -431,8 +441,10 @@ class TestOtherSettings:
         maps = {name: again.folder.inspected.load_map(name) for name in TESTS}
         settings, strength = changed("detect", **detect).detect, detect.get("expected_strength")
         found = again.run(detect=settings)
-        assert calls["locate"] == 0 and (calls["learn"] == 1 or strength == 0.0)
-        assert calls["compare"] == len(HELD) + NORMALS + 8 + 8  # the last at true poses
+        assert calls["locate"] == 0
+        # How strongly counts what was learnt, changes nothing of it.
+        assert calls["learn"] == 1 if strength is None else calls["learn"] == 0 or not strength
+        assert calls["compare"] == len(held(again.folder)) + NORMALS + 8 + 8  # at true poses
         for name, before in maps.items():
             assert found[name]["viewmat"] == again.old[name]["viewmat"]
             after = again.folder.inspected.load_map(name)
@@ -445,6 +457,15 @@ class TestOtherSettings:
             assert again.folder.load("metrics")["sizes"] != again.metrics["sizes"]
             assert found["good/0"]["threshold"] != again.old["good/0"]["threshold"]
         assert Inspector.load(again.root).config.detect == settings
+
+    @pytest.mark.xfail(strict=True, reason=STALE)
+    def test_what_other_features_learnt_is_not_taken(self, again, calls):
+        category = read_category(again.data)
+        for strength in (0.0, 2.0):
+            calls.clear()
+            other = changed("detect", features="handmade*handmade", expected_strength=strength)
+            calibrate_category(category, other, again.folder)
+        assert calls["learn"] == 1
 
     def test_another_score_keeps_poses_and_maps(self, again, calls):
         found = again.run(detect=changed("detect", pool=0.1, normalise=0.0).detect)
@@ -527,11 +548,11 @@ class TestUnlabelled:
 class TestCalibrationImages:
     def test_one_more_normal_photograph(self, again, calls):
         old = again.folder.load("calibration")["images"]
-        assert [i["name"] for i in old if i["pose_degrees"] is not None] == HELD
+        assert [i["name"] for i in old if i["pose_degrees"] is not None] == held(again.folder)
         shutil.copy(again.data / "test_clean/Stains/1.png", again.data / "normals/more.png")
         images = {image["name"]: image for image in again.calibrate()}
         assert calls == {"locate": 1, "compare": 1}
-        assert len(images) == 9 and images["normals/more"]["pose_degrees"] is None
+        assert len(images) == len(old) + 1 and images["normals/more"]["pose_degrees"] is None
         assert all(images[image["name"]]["score"] == image["score"] for image in old)
         calibration = Inspector.load(again.root).calibration
         kept = [i["score"] for name, i in images.items() if name not in calibration.left_out]
@@ -541,17 +562,17 @@ class TestCalibrationImages:
         (tmp_path / "given").mkdir()
         shutil.copy(again.data / "test_clean/Stains/1.png", tmp_path / "given/own.png")
         images = again.calibrate(normals=tmp_path / "given")
-        assert [image["name"] for image in images] == [*HELD, "normals/own"]
+        assert [image["name"] for image in images] == [*held(again.folder), "normals/own"]
         assert calls["locate"] == 1
         kept = {p.stem for p in (again.root / "toy/calibration").rglob("*.npy")}
-        assert kept == {*(Path(name).name for name in HELD), "own"}
+        assert kept == {*again.folder.load("training")["held_out"], "own"}
         with pytest.raises(InputError, match=r"--normals=nothing is no folder"):
             again.calibrate(normals=Path("nothing"))
 
     def test_a_test_image_does_not_calibrate(self, again, calls, caplog):
         shutil.copy(again.data / "test/good/0.png", again.data / "normals/again.png")
         with caplog.at_level("WARNING", logger="absl"):
-            assert len(again.calibrate()) == 8
+            assert len(again.calibrate()) == len(held(again.folder)) + NORMALS
         assert "normals/again.png is a test image as well" in caplog.text
         assert not calls
 
@@ -614,6 +635,7 @@ class TestKilled:
 
     def test_images_that_are_done_are_not_located_again(self, finished, toy, tmp_path, monkeypatch):
         root, locate, located = tmp_path / "run", Inspector.locate, []
+        count = len(held(RunFolder(finished / "toy"))) + NORMALS
         shutil.copytree(finished / "toy/object", root / "toy/object")
         for name in ("object/inspector.json", "object/expected.npz"):
             (root / "toy" / name).unlink()
@@ -621,20 +643,21 @@ class TestKilled:
 
         def killed_at_the_third(self, images, on_step=None):
             located.append(images)
-            if len(located) in (3, 13):  # of the calibration images, and then of the test images
+            if len(located) in (
+                3,
+                count + 5,
+            ):  # of the calibration images, and then of the test images
                 raise KeyboardInterrupt
             return locate(self, images, on_step)
 
         monkeypatch.setattr(Inspector, "locate", killed_at_the_third)
-        for count, done in ((3, "calibration/*/*.json"), (13, "inspected/*/*.json")):
+        for call, results, done in ((3, "calibration", 2), (count + 5, "inspected", 3)):
             with pytest.raises(KeyboardInterrupt):
                 run(toy, root)
-            assert len(located) == count
-            assert len(list((root / "toy").glob(done))) == {3: 2, 13: 3}[count]
+            assert len(located) == call
+            assert len(list((root / "toy" / results).glob("*/*.json"))) == done
         folder, whole = run(toy, root), RunFolder(finished / "toy")
-        assert (
-            len(located) == len(HELD) + NORMALS + 8 + 2
-        )  # each once, and the two that were cut off again
+        assert len(located) == count + 8 + 2  # each once, and the two that were cut off again
         for stage in ("calibration", "inspections", "metrics"):
             assert without_key(folder, stage) == without_key(whole, stage)
         assert not [p for p in folder.root.rglob(".*") if p.is_file()]
