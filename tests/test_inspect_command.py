@@ -95,7 +95,6 @@ def inspected(monkeypatch) -> list[Inspector]:
             yield inspection(VERDICTS[int(image.mean(axis=(0, 1)).argmax())])
 
     monkeypatch.setattr(Inspector, "inspect", inspect_by_colour)
-    monkeypatch.setattr(inspect, "use_compilation_cache", lambda: None)
     return asked
 
 

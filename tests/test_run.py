@@ -185,7 +185,7 @@ class TestCommandLine:
         assert Inspector.load(copy).config.calibrate == CalibrateConfig(false_alarm_rate=0.5)
         assert set(folder.load("metrics")["sizes"]) == {"native", "96"}
         auroc = folder.load("metrics")["sizes"]["native"]["overall"]["image_auroc"]
-        assert f"{auroc:.3f}" in done.stdout and f"report: {copy}/report.html" in done.stdout
+        assert f"{auroc:.4f}" in done.stdout and f"report: {copy}/report.html" in done.stdout
         verdicts = [
             [entry["verdict"] for entry in entries(RunFolder(root / "toy")).values()]
             for root in (finished, copy)
