@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from igspad_jax.data import LoadedViews
 from igspad_jax.invert import Inversion
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.scene import Gaussians
+
+# No test may read or write the user's cache of compiled programs.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 
 @dataclass(frozen=True)

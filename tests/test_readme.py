@@ -17,10 +17,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 # A smaller toy and a shorter training than the demo's, or the tests would take minutes.
 SMALLER = {
-    "make_toy.py": ["--size=96", "--train_views=72", "--test_per_kind=4"],
+    "make_toy.py": ["--size=64", "--train_views=60", "--test_per_kind=3"],
     "run.py": [
-        "--config.train.steps=500",
-        "--config.train.count=4000",
+        "--config.train.steps=400",
+        "--config.train.count=2500",
         "--config.evaluate.breakdown=False",
     ],
 }
@@ -39,6 +39,7 @@ class Demo:
         self.folder = folder
         own = {"IGSPAD_JAX_CACHE": str(folder / "cache"), "HF_HUB_CACHE": str(folder / "hub")}
         self.environment = os.environ | own | {"JAX_PLATFORMS": "cpu"}
+        del self.environment["JAX_ENABLE_COMPILATION_CACHE"]  # a process's second image is quick
         plan = subprocess.run(
             ["make", "-n", "-C", str(ROOT), "demo"], capture_output=True, text=True, check=True
         )
@@ -81,7 +82,7 @@ def test_demo_prints_the_verdicts(demo):
     columns = re.split(r"  +", table[1].strip())
     cells = dict(zip(columns, re.split(r"  +", table[3].strip()), strict=True))
     counts = [int(cells[f"good: {verdict}"]) for verdict in ("PASS", "FAIL", "UNSURE")]
-    assert sum(counts) == 4 and cells["category"] == "toy"
+    assert sum(counts) == 3 and cells["category"] == "toy"
 
 
 def test_shell_lines(demo):
@@ -98,8 +99,8 @@ def test_shell_lines(demo):
         assert done.returncode in statuses, done.stderr[-3000:]
         outputs.append(done.stdout)
     assert outputs[0].startswith("data/toy/test/Missing/0.png: FAIL, p = ")
-    assert len(outputs[1].splitlines()) == 4 and outputs[1].count("PASS") >= 3
-    assert len(list((demo.folder / "runs/pictures").glob("*.png"))) == 4
+    assert len(outputs[1].splitlines()) == 3 and outputs[1].count("PASS") >= 2
+    assert len(list((demo.folder / "runs/pictures").glob("*.png"))) == 3
 
 
 def test_python_lines(demo):

@@ -23,7 +23,6 @@ from typing import Any
 from absl import flags, logging
 from tqdm import tqdm
 
-from igspad_jax.compilation import use_compilation_cache
 from igspad_jax.data import images_in, read_image, write_image
 from igspad_jax.errors import InputError
 from igspad_jax.files import plain
@@ -54,7 +53,6 @@ def main(*arguments: str) -> None:
     if not _OBJECT.value:
         raise InputError("--object is missing: give the folder of a calibrated object")
     files = _files(arguments)
-    use_compilation_cache()
     inspector = Inspector.load(_OBJECT.value, parse_sources(_WEIGHTS.value))
     if _RATE.value is not None:
         calibrate = dataclasses.replace(inspector.config.calibrate, false_alarm_rate=_RATE.value)

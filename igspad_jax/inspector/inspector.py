@@ -11,6 +11,7 @@ import numpy as np
 
 from igspad_jax.batches import batches
 from igspad_jax.cameras import pose_errors
+from igspad_jax.compilation import use_compilation_cache
 from igspad_jax.data import LoadedViews, prepare_image
 from igspad_jax.detect import Comparison, ExpectedAnomaly, make_comparison, own_level, pooled
 from igspad_jax.devices import on_first
@@ -77,6 +78,8 @@ class Inspector:
     def load(cls, folder: str | Path, sources: Sources = NO_SOURCES) -> Inspector:
         """Read an inspector from its folder, or from the folder of the run that made it.
 
+        From here on JAX keeps compiled programs on disk, see `use_compilation_cache`.
+
         Args:
             folder: the folder.
             sources: of weights that are not the usual ones.
@@ -85,6 +88,7 @@ class Inspector:
             InputError: if something is missing, damaged, of another format, or the weights on this
                 machine are not those that the inspector was calibrated with.
         """
+        use_compilation_cache()
         return cls(**load_parts(Path(folder), sources)._asdict(), sources=sources)
 
     def save(self, folder: str | Path, *, with_object: bool = True, expected_key: str = "") -> None:
