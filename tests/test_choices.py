@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from igspad_jax.detect import DetectConfig, check_features, make_comparison
-from igspad_jax.detect.choice import best_features
 from igspad_jax.detect.comparison import Comparison
 from igspad_jax.detect.features import HandMade
+from igspad_jax.detect.registry import best_features
 from igspad_jax.errors import InputError
 from igspad_jax.experiment import features_table, matchers_table
 from igspad_jax.inspector import InspectorConfig, resolve, weights_of

@@ -14,6 +14,7 @@ photograph that cannot be read stops no other.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -92,11 +93,13 @@ def _pictures(files: list[Path]) -> dict[Path, Path]:
     """Where the picture of each file goes; names that several files share get a number."""
     folder = Path(_OUT.value or "")
     folder.mkdir(parents=True, exist_ok=True)
-    taken: dict[str, int] = {}
-    places = {}
+    places: dict[Path, Path] = {}
+    taken: set[str] = set()
     for path in files:
-        count = taken[path.stem] = taken.get(path.stem, 0) + 1
-        places[path] = folder / f"{path.stem}{f'-{count}' if count > 1 else ''}.png"
+        names = itertools.chain([path.stem], (f"{path.stem}-{i}" for i in itertools.count(2)))
+        name = next(name for name in names if name not in taken)
+        taken.add(name)
+        places[path] = folder / f"{name}.png"
     return places
 
 

@@ -13,6 +13,7 @@ else `transforms_val.json`, whose images are all good and have known poses.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,13 @@ def _mad_test(root: Path) -> tuple[TestImage, ...]:
             images.append(_mad_test_image(root, path, kind.name, poses, poses_file))
     for path in images_in(folder):
         images.append(_mad_test_image(root, path, UNLABELLED, poses, poses_file))
+    counts = Counter(image.name for image in images)
+    for image in images:
+        if counts[image.name] > 1:
+            raise InputError(
+                f"{image.path.with_suffix('')} names several images, told apart by their suffixes "
+                "alone: rename all but one"
+            )
     if poses:
         logging.warning(
             "%s: %d poses without an image, first ./%s", poses_file, len(poses), next(iter(poses))

@@ -132,7 +132,10 @@ def save_parts(
         sources: of weights that are not the usual ones.
         expected_key: stands for what `expected` was learnt from, for `load_expected`.
     """
-    if expected is not None:
+    if expected is None:
+        (folder / _EXPECTED).unlink(missing_ok=True)
+        expected_key = ""
+    else:
         arrays = {
             "sums": expected.sums, "directions": expected.directions, "typical": expected.typical
         }  # fmt: skip

@@ -23,6 +23,7 @@ from igspad_jax.inspector import (
     load_object,
     resolve,
 )
+from igspad_jax.networks.weights import Sources
 from igspad_jax.pipeline.folder import ImageRecord, RunFolder
 from igspad_jax.pipeline.inspecting import Keys, inspect_files
 from igspad_jax.pipeline.settings import Settings
@@ -56,10 +57,12 @@ def calibrate_category(
     keys = on_first(Keys.of)(folder.object, config, sources)
     contents = on_first(lambda: {name: sha256(path) for name, path in files.items()})()
     key = digest_of([keys.pose, keys.comparison, config.detect, contents])
-    if folder.holds("calibration", key):
-        inspector = on_first(Inspector.load)(folder.object, sources)
+    if folder.holds("calibration", key) and (inspector := _calibrated(folder, sources)):
         if inspector.config != config:  # the rate alone: nothing has to be measured for it
             inspector.config = config
+            record = folder.load("calibration")
+            statement = inspector.calibration.statement(config.calibrate.false_alarm_rate)
+            folder.save("calibration", key, {**record, "statement": statement})
             on_first(inspector.save)(folder.object, with_object=False, expected_key=keys.features)
         logging.info("%s: the inspector is calibrated already", category.name)
         return
@@ -96,6 +99,16 @@ def calibrate_category(
     folder.save("calibration", key, {"statement": statement, "images": images})
 
 
+@on_first
+def _calibrated(folder: RunFolder, sources: Sources) -> Inspector | None:
+    """The inspector in a run's folder; None where it cannot be read."""
+    try:
+        return Inspector.load(folder.object, sources)
+    except InputError as error:
+        logging.warning("%s; it is calibrated anew", error)
+        return None
+
+
 def calibration_files(
     category: Category, settings: Settings, normals: Path | None = None
 ) -> dict[str, Path]:
@@ -120,7 +133,7 @@ def _normals(category: Category, given: Path | None) -> dict[str, Path]:
         if sha256(path) in tests:
             logging.warning("%s is a test image as well, and does not calibrate", path)
         else:
-            found[f"normals/{path.stem}"] = path
+            found[f"normals/{path.name}"] = path
     return found
 
 

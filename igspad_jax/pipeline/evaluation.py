@@ -27,7 +27,7 @@ from igspad_jax.inspector import (
     Verdict,
     resolve,
 )
-from igspad_jax.pipeline.breakdown import break_down
+from igspad_jax.pipeline.breakdown import CLEAN_IMAGE, TRUE_POSE, break_down
 from igspad_jax.pipeline.folder import ImageRecord, RunFolder
 from igspad_jax.pipeline.inspecting import Keys, inspect_files, seconds_of
 from igspad_jax.pipeline.settings import Settings
@@ -69,7 +69,9 @@ def evaluate_category(category: Category, settings: Settings, folder: RunFolder)
         )
     keys = on_first(Keys.of)(folder.object, inspector.config, sources)
     files = {test.name: test.path for test in tests}
-    on_first(folder.inspected.keep_only)(set(files))
+    every = {test.name for test in category.test}
+    for results in (folder.inspected, *map(folder.breakdown, (TRUE_POSE, CLEAN_IMAGE))):
+        results.keep_only(every)
     records = inspect_files(inspector, files, keys, folder.inspected, f"inspect {category.name}")
     on_first(_measure)(category, settings, folder, inspector, keys, tests, records)
 
@@ -84,13 +86,16 @@ def _measure(
     records: Mapping[str, ImageRecord],
 ) -> None:
     """Writes `inspections.json` and `metrics.json` from the images' results."""
-    beside = [p for t in tests for p in (t.mask_path, t.clean_path) if p is not None]
+    beside = {
+        test.name: [sha256(path) if path else None for path in (test.mask_path, test.clean_path)]
+        for test in tests
+    }
     key = digest_of(
         [
             {name: record.map_key for name, record in records.items()},
             sha256(folder.object / INSPECTOR),
             [None if test.viewmat is None else test.viewmat.tolist() for test in tests],
-            {str(path): sha256(path) for path in beside},
+            beside,
             as_json(settings.evaluate),
             settings.data.limit,
         ]

@@ -133,7 +133,7 @@ class ImageResults:
             if content["pose_key"] != pose_key:
                 return ImageRecord(pose_key)
             pose = PoseEstimate.from_json(content["pose"])
-            held = content["map_key"] == map_key and self.map_path(name).is_file()
+            held = content["map_key"] == map_key and self._has_map(name)
             seconds = {name: float(value) for name, value in content["seconds"].items()}
             return ImageRecord(pose_key, pose, map_key if held else None, seconds)
         except (InputError, KeyError, TypeError, ValueError, AttributeError):
@@ -178,6 +178,14 @@ class ImageResults:
     def render_path(self, name: str) -> Path:
         """The normal object at the pose of an image."""
         return self.root / f"{name}.png"
+
+    def _has_map(self, name: str) -> bool:
+        """Whether an anomaly map is there, and whole."""
+        try:
+            np.load(self.map_path(name), mmap_mode="r")  # compares the header with the file's size
+        except (OSError, ValueError, EOFError):
+            return False
+        return True
 
     @on_first
     def load_map(self, name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from igspad_jax.data import Category, TrainView, hold_out_blocks, load_train
 from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
 from igspad_jax.files import digest_of, read_json, sha256, write_json
-from igspad_jax.inspector import OBJECT, save_object
+from igspad_jax.inspector import OBJECT, load_object, save_object
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.settings import Settings
 from igspad_jax.scene.ply import read_ply, read_points
@@ -74,7 +74,7 @@ def train_category(
                 "scene": on_first(sha256)(scene) if scene else None,
                 "points": on_first(sha256)(points) if points else None,
             },
-            "data": on_first(_contents)(fitted + held),
+            "data": on_first(_contents)(category, fitted + held),
         }
     )
     key = digest_of(made_with)
@@ -128,10 +128,11 @@ def stem_of(category: Category, view: TrainView) -> str:
     return view.path.relative_to(category.root).with_suffix("").as_posix().replace("/", "_")
 
 
-def _contents(views: tuple[TrainView, ...]) -> dict[str, Any]:
+def _contents(category: Category, views: tuple[TrainView, ...]) -> dict[str, Any]:
     """What the views hold: a hash of each image's file, and its pose."""
     return {
-        view.path.name: [sha256(view.path)[:16], digest_of(view.viewmat.tolist())] for view in views
+        stem_of(category, view): [sha256(view.path)[:16], digest_of(view.viewmat.tolist())]
+        for view in views
     }
 
 
@@ -149,7 +150,12 @@ def _is_done(
     if record and (folder.object / OBJECT).is_file():
         before, what = record["made_with"], str(folder.object)
         if record["key"] == key:
-            return True
+            try:
+                load_object(folder.object)
+                return True
+            except InputError as error:
+                logging.warning("%s: %s; the object is made again", name, error)
+                return False
     elif note.is_file():
         before = read_json(note, f"delete {folder.checkpoints} to train afresh")
         what = str(folder.checkpoints)
@@ -161,9 +167,12 @@ def _is_done(
             f"{what} was made with other settings: {difference}; choose another --run folder, or "
             "give --overwrite to train it anew"
         )
-    if before["data"] != made_with["data"]:
-        changed = first_difference(before["data"], made_with["data"])
-        logging.warning("%s: the training images changed, %s: trained anew", name, changed)
+    old, new = before["data"], made_with["data"]
+    changed = [view for view in {**old, **new} if old.get(view) != new.get(view)]
+    if changed:
+        logging.warning(
+            "%s: training images changed, and it is trained anew: %s", name, ", ".join(changed)
+        )
     return False
 
 
