@@ -20,7 +20,7 @@ def main() -> None:
 
     finished, failed = command.each_category(work)
     if finished:
-        print(summarise(finished, settings, command.run_root()))
+        print(summarise(finished, settings, command.run_root(), anew=True))
     command.report_failed(failed)
 
 

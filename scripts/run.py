@@ -23,15 +23,15 @@ from igspad_jax.pipeline.training import train_category
 def main() -> None:
     """Run every category and draw the report."""
     settings, files, overwrite = command.settings(), command.given_files(), command.overwrite()
-    normals, done, report = command.normals(), [], None
+    normals, evaluated, report = command.normals(), command.evaluated(), None
 
     def work(category: Category, folder: RunFolder) -> None:
         nonlocal report
         train_category(category, settings, folder, overwrite=overwrite, **files)
         calibrate_category(category, settings, folder, normals=normals)
         evaluate_category(category, settings, folder)
-        done.append((category, folder))
-        report = summarise(done, settings, command.run_root())
+        evaluated[category.name] = category, folder
+        report = summarise(list(evaluated.values()), settings, command.run_root())
 
     finished, failed = command.each_category(work)
     if finished:

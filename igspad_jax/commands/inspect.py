@@ -14,6 +14,7 @@ photograph that cannot be read stops no other.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import json
 import sys
@@ -54,6 +55,8 @@ def main(*arguments: str) -> None:
     if not _OBJECT.value:
         raise InputError("--object is missing: give the folder of a calibrated object")
     files = _files(arguments)
+    # Compiling makes many objects that stay: to look for garbage among them takes long.
+    gc.set_threshold(200_000, 50, 50)
     inspector = Inspector.load(_OBJECT.value, parse_sources(_WEIGHTS.value))
     if _RATE.value is not None:
         calibrate = dataclasses.replace(inspector.config.calibrate, false_alarm_rate=_RATE.value)

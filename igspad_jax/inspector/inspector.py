@@ -105,7 +105,7 @@ class Inspector:
             save_object(folder, self.normal_object, self.views, names)
         save_parts(
             folder, self.config, self.expected, self.calibration, self._sources,
-            expected_key=expected_key,
+            capacity=self.normal_object.capacity.slots, expected_key=expected_key,
         )  # fmt: skip
 
     @functools.cached_property

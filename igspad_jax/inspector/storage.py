@@ -120,6 +120,7 @@ def save_parts(
     calibration: Calibration,
     sources: Sources = NO_SOURCES,
     *,
+    capacity: int,
     expected_key: str = "",
 ) -> None:
     """Write what an inspector adds to the normal object, which is there already.
@@ -130,6 +131,8 @@ def save_parts(
         expected: what normal images show.
         calibration: what the verdict rests on.
         sources: of weights that are not the usual ones.
+        capacity: slots that renders of the object asked for so far: a later process need not find
+            out by compiling for too few.
         expected_key: stands for what `expected` was learnt from, for `load_expected`.
     """
     if expected is None:
@@ -145,6 +148,7 @@ def save_parts(
         "settings": config,
         "weights": {name: digest(name, sources) for name in weights_of(config)},
         "calibration": calibration,
+        "capacity": capacity,
         "expected_key": expected_key,
     }
     write_json(folder / INSPECTOR, content)
@@ -163,7 +167,7 @@ def load_parts(folder: Path, sources: Sources = NO_SOURCES) -> Parts:
     """
     folder = find_inspector(folder)
 
-    def read(content: dict[str, Any]) -> tuple[InspectorConfig, Calibration]:
+    def read(content: dict[str, Any]) -> tuple[InspectorConfig, Calibration, Capacity]:
         config = filled(InspectorConfig, content["settings"])
         for name, expected in content["weights"].items():
             if digest(name, sources) != expected:
@@ -174,12 +178,13 @@ def load_parts(folder: Path, sources: Sources = NO_SOURCES) -> Parts:
         calibration = content["calibration"]
         for name in ("scores", "left_out"):
             calibration[name] = tuple(calibration[name])
-        return config, Calibration(**calibration)
+        return config, Calibration(**calibration), Capacity(int(content["capacity"]))
 
-    config, calibration = _read(
+    config, calibration, capacity = _read(
         folder / INSPECTOR, read, "run scripts/calibrate.py, which makes it"
     )
     normal_object, views = load_object(folder)
+    normal_object.capacity = capacity
     expected = None
     if config.detect.expected_strength:
         expected = _load_expected(folder / _EXPECTED)

@@ -115,8 +115,9 @@ class FirstPoses:
             if len(found) < count:
                 found += way(query, count - len(found))
         found = [found[i % len(found)] for i in range(count)]
-        renders = self._object.renders(np.stack([pose.viewmat for pose in found]))
-        residuals = self._object.residuals(query.image, renders)
+        # One by one, in the program that renders depths: another one would have to be compiled.
+        renders = [self._object.renders(pose.viewmat[None])[0] for pose in found]
+        residuals = self._object.residuals(query.image, np.stack(renders))
         return [found[i] for i in np.argsort(residuals, kind="stable")]
 
     def matched_points(self, image: np.ndarray, other: np.ndarray) -> np.ndarray:

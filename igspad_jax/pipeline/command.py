@@ -169,6 +169,20 @@ def each_category(
     return finished, failed
 
 
+def evaluated() -> dict[str, tuple[Category, RunFolder]]:
+    """The categories whose results are in the run's folder already, by name."""
+    found = {}
+    for root in category_roots():
+        name = root.resolve().name
+        folder = RunFolder(run_root() / name)
+        try:
+            folder.load("metrics")
+            found[name] = read_category(root), folder
+        except InputError:  # nothing of it yet, or nothing that can be read
+            continue
+    return found
+
+
 def report_failed(failed: list[str]) -> None:
     """Ends a script in which categories failed.
 

@@ -13,6 +13,7 @@ from igspad_jax.data import Category, load_image, load_mask
 from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate import aggregate, format_table, run_tables, write_metrics
+from igspad_jax.files import digest_of, read_json
 from igspad_jax.pipeline.evaluation import chosen_tests
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.settings import Settings
@@ -30,9 +31,19 @@ def print_tables(categories: Mapping[str, Mapping]) -> None:
 
 @on_first
 def summarise(
-    categories: Sequence[tuple[Category, RunFolder]], settings: Settings, root: Path
+    categories: Sequence[tuple[Category, RunFolder]],
+    settings: Settings,
+    root: Path,
+    *,
+    anew: bool = False,
 ) -> Path:
     """Write `metrics.json` and `report.html` of a run; returns the report's path.
+
+    Args:
+        categories: what is evaluated.
+        settings: of the run.
+        root: the run's folder.
+        anew: whether to write them even where they are of the same results already.
 
     Raises:
         InputError: without any category, or for one that is not evaluated.
@@ -40,13 +51,21 @@ def summarise(
     if not categories:
         raise InputError(f"{root}: there is nothing to report; run the stages before first")
     metrics = {category.name: folder.load("metrics") for category, folder in categories}
-    write_metrics(root / "metrics.json", {"mean": aggregate(metrics), "categories": metrics})
+    key = digest_of([{name: own["key"] for name, own in metrics.items()}, settings])
+    report, summary = root / "report.html", root / "metrics.json"
+    if report.is_file() and summary.is_file() and not anew:
+        before = read_json(summary, f"delete {summary}")
+        if isinstance(before, dict) and before.get("key") == key:
+            return report
     reports = [category_report(category, settings, folder) for category, folder in categories]
     used = {
         "data": [str(category.root) for category, _ in categories],
         **dataclasses.asdict(settings),
     }
-    return write_report(root / "report.html", root.name, reports, used)
+    write_report(report, root.name, reports, used)
+    content = {"key": key, "mean": aggregate(metrics), "categories": metrics}
+    write_metrics(summary, content)
+    return report
 
 
 def category_report(category: Category, settings: Settings, folder: RunFolder) -> CategoryReport:
