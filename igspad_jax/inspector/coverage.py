@@ -8,7 +8,7 @@ import numpy as np
 
 from igspad_jax.cameras import view_directions
 
-_NEAR = 6  # views whose roll counts
+_NEAR = 1  # views whose roll counts: beyond a pole the next ones are upside down themselves
 _SAME_SIDE = 90.0  # degrees from an image within which they must be
 
 
