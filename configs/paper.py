@@ -31,7 +31,5 @@ def get_config() -> ConfigDict:
     invert = InvertConfig(
         solver="adam", sampling=True, adam=AdamConfig(pivot="camera", gradient="paper")
     )
-    detect = DetectConfig(
-        features="sam-vit-base", pool=0.025, expected_strength=0.0, normalise=0.0
-    )
+    detect = DetectConfig(features="sam-vit-base", pool=0.025, expected_strength=0.0, normalise=0.0)
     return config_from(Settings(train=train, match=match, invert=invert, detect=detect))

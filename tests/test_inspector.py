@@ -341,13 +341,11 @@ class TestCoverage:
         assert one.distance(self.pose(0.0, 50.0))[1] == pytest.approx(0.0, abs=1e-4)
         assert one.distance(self.pose(0.0, 50.0, 180.0))[1] == pytest.approx(180.0, abs=1e-4)
 
-    def test_the_least_roll_among_the_six_nearest_views_counts(self):
-        near = [(a, 0.0, 0.0) for a in (0, 5, 10, 15, 20)]
-        upside_down = self.pose(8.0, 0.0, 180.0)
-        sixth = self.covered(*near, (40.0, 0.0, 180.0))
-        assert sixth.distance(upside_down)[1] == pytest.approx(0.0, abs=1e-4)
-        seventh = self.covered(*near, (25.0, 0.0, 0.0), (40.0, 0.0, 180.0))
-        assert seventh.distance(upside_down)[1] == pytest.approx(180.0, abs=1e-4)
+    def test_the_nearest_view_alone_tells_the_roll(self):
+        """A view that is upside down itself, but farther away, makes no difference."""
+        covered = self.covered((0.0, 0.0, 0.0), (10.0, 0.0, 180.0))
+        assert covered.distance(self.pose(4.0, 0.0, 180.0))[1] == pytest.approx(180.0, abs=1e-4)
+        assert covered.distance(self.pose(6.0, 0.0, 180.0))[1] == pytest.approx(0.0, abs=1e-4)
 
 
 class TestRegions:
@@ -607,9 +605,11 @@ class TestInspector:
         expected = spoilt.expected.at(model, viewmat, CONFIG.detect.expected_views)
         left_over = spoilt.discount(flat, viewmat)
         np.testing.assert_allclose(
-            left_over, 1.0 / (1.0 + expected / spoilt.expected.typical / 3.0), rtol=1e-5
+            left_over,
+            1.0 / (1.0 + CONFIG.detect.expected_strength * expected / spoilt.expected.typical),
+            rtol=1e-5,
         )
-        assert left_over.min() < 0.6
+        assert left_over.min() < 0.8
 
     def test_nothing_is_learnt_where_it_is_not_asked_for(self, model, views):
         detect = dataclasses.replace(CONFIG.detect, expected_strength=0.0)

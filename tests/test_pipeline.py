@@ -677,7 +677,7 @@ class TestDamaged:
     def test_losses_of_an_image(self, again):
         (again.root / "toy/inspected/Burrs/1.json").write_text("{}")
         with pytest.raises(InputError, match=r"Burrs/1.json: damaged .*scripts/evaluate.py"):
-            summarise([(read_category(again.data), again.folder)], SETTINGS, again.root)
+            summarise([(read_category(again.data), again.folder)], SETTINGS, again.root, anew=True)
 
     @pytest.mark.parametrize(
         ("name", "stage", "remedy"),

@@ -15,8 +15,8 @@ class CalibrateConfig:
 
     Attributes:
         false_alarm_rate: share of normal images that may be called defective.
-        farthest_roll: degrees by which an image may be rolled about its optical axis from every
-            training view near it; an image that is nearer to upside down than to lying on its side
+        farthest_roll: degrees by which an image may be rolled about its optical axis from the
+            nearest training view; an image that is nearer to upside down than to lying on its side
             is not judged.
     """
 
