@@ -36,7 +36,6 @@ from igspad_jax.inspector import (
 )
 from igspad_jax.inspector.coverage import Coverage
 from igspad_jax.inspector.regions import find_regions
-from igspad_jax.inspector.storage import rounded
 from igspad_jax.invert import InvertConfig
 from igspad_jax.invert.deviations import deviations
 from igspad_jax.invert.poses import retract
@@ -429,7 +428,8 @@ CONFIG = InspectorConfig(
 @pytest.fixture(scope="module")
 def views(training) -> LoadedViews:
     """The training views as a folder keeps them."""
-    return rounded(training)
+    images = to_uint8(training.images).astype(np.float32) / 255.0
+    return dataclasses.replace(training, images=images)
 
 
 @pytest.fixture(scope="module")

@@ -637,14 +637,14 @@ class TestKilled:
             (root / "toy" / name).unlink()
         shutil.copy(finished / "toy/training.json", root / "toy")
 
-        def killed_at_the_third(self, images, on_step=None):
+        def killed_at_the_third(self, images):
             located.append(images)
             if len(located) in (
                 3,
                 count + 5,
             ):  # of the calibration images, and then of the test images
                 raise KeyboardInterrupt
-            return locate(self, images, on_step)
+            return locate(self, images)
 
         monkeypatch.setattr(Inspector, "locate", killed_at_the_third)
         for call, results, done in ((3, "calibration", 2), (count + 5, "inspected", 3)):

@@ -66,12 +66,11 @@ def main(*arguments: str) -> None:
     pictures = _pictures(files) if _OUT.value else {}
     verdicts: list[Verdict | None] = []
     with tqdm(total=len(files), unit="image", disable=len(files) == 1) as bar:
-        for path, result in _inspected(inspector, files):
+        for path, image, result in _inspected(inspector, files):
             with tqdm.external_write_mode():
                 print(_json(path, result) if _JSON.value else _line(path, result), flush=True)
             if isinstance(result, Inspection) and path in pictures:
-                picture = overlay(inspector.read(read_image(path), str(path)), result)
-                write_image(pictures[path], picture)
+                write_image(pictures[path], overlay(image, result))
             verdicts.append(result.verdict if isinstance(result, Inspection) else None)
             bar.update()
     sys.exit(_status(verdicts))
@@ -108,8 +107,11 @@ def _pictures(files: list[Path]) -> dict[Path, Path]:
 
 def _inspected(
     inspector: Inspector, files: list[Path]
-) -> Iterator[tuple[Path, Inspection | InputError]]:
-    """The inspection of each file, or why it has none; as many at once as the inspector takes."""
+) -> Iterator[tuple[Path, Any, Inspection | InputError]]:
+    """Each file with its image and its inspection, or why it has none, twice.
+
+    As many are inspected at once as the inspector takes.
+    """
     for first in range(0, len(files), inspector.batch):
         group: list[tuple[Path, Any]] = []
         for path in files[first : first + inspector.batch]:
@@ -120,7 +122,7 @@ def _inspected(
         images = [image for _, image in group if not isinstance(image, InputError)]
         results = inspector.inspect(images)
         for path, image in group:
-            yield path, image if isinstance(image, InputError) else next(results)
+            yield path, image, image if isinstance(image, InputError) else next(results)
 
 
 def _line(path: Path, result: Inspection | InputError) -> str:

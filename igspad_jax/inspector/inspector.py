@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -140,12 +140,16 @@ class Inspector:
     def inspect(self, images: Sequence[np.ndarray]) -> Iterator[Inspection]:
         """Inspect images, each as `__call__` does; on accelerators several at once."""
         read = [self.read(image) for image in images]
-        for chosen, real in batches(len(read), self.batch):
-            group = np.stack([read[i] for i in chosen])
+        for pose, heat_map in self._compared(read):
+            yield self.judge(pose, heat_map)
+
+    def _compared(self, images: Sequence[np.ndarray]) -> Iterator[tuple[PoseEstimate, np.ndarray]]:
+        """The pose and the anomaly map of each of the images, as `read` gives them."""
+        for chosen, real in batches(len(images), self.batch):
+            group = np.stack([images[i] for i in chosen])
             poses, renders = self.locate(group)
             heat_maps = self.compare(group, poses, renders)
-            for i in range(real):
-                yield self.judge(poses[i], heat_maps[i])
+            yield from zip(poses[:real], heat_maps[:real], strict=True)
 
     def read(self, image: np.ndarray, what: str = "image") -> np.ndarray:
         """An image as it is inspected: on the object's background, shrunk to its size.
@@ -173,14 +177,8 @@ class Inspector:
             )
         return result
 
-    def locate(
-        self, images: np.ndarray, on_step: Callable[[int], object] | None = None
-    ) -> tuple[list[PoseEstimate], np.ndarray]:
-        """Estimate the poses of [n, H, W, 3] images.
-
-        Args:
-            images: in [0, 1].
-            on_step: called with the number of solver steps done, for progress bars.
+    def locate(self, images: np.ndarray) -> tuple[list[PoseEstimate], np.ndarray]:
+        """Estimate the poses of [n, H, W, 3] images in [0, 1].
 
         Returns:
             The estimates, and the object rendered at them, [n, H, W, 3].
@@ -192,7 +190,6 @@ class Inspector:
             np.stack([[pose.viewmat for pose in own] for own in hypotheses]),
             self.config.invert,
             match_points=lambda image, render: self.first_poses.matched_points(image, render),
-            on_step=on_step,
         )
         estimates = []
         for i, own in enumerate(hypotheses):
@@ -260,12 +257,12 @@ class Inspector:
         Args:
             on_image: called after each image, for progress bars.
         """
-        views, plain = self.views, np.array([1.0, 0.0], np.float32)
+        views = self.views
 
         def compared() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for chosen, real in batches(len(views.images), self.batch):
                 images, viewmats = views.images[chosen], views.viewmats[chosen]
-                renders = self.normal_object.renders(viewmats, np.tile(plain, (len(chosen), 1)))
+                renders = self.normal_object.renders(viewmats)
                 heat_maps = self.comparison.anomaly_maps(images, renders)
                 for viewmat, heat_map in zip(viewmats[:real], heat_maps[:real], strict=True):
                     yield viewmat, heat_map
@@ -284,51 +281,48 @@ class Inspector:
         Raises:
             InputError: for an image as `__call__` does, or if no pose can be found.
         """
-        read = [self.read(image, f"image {i}") for i, image in enumerate(images)]
-        poses, maps = [], []
-        for chosen, real in batches(len(read), self.batch):
-            group = np.stack([read[i] for i in chosen])
-            found, renders = self.locate(group)
-            poses += found[:real]
-            maps += list(self.compare(group, found, renders)[:real])
-        self.calibration = calibrate(
-            [
-                self.measure(f"image {i}", image, poses[i], maps[i], _other(poses, i).viewmat)
-                for i, image in enumerate(read)
-            ]
-        )
+        read = {f"image {i}": self.read(image, f"image {i}") for i, image in enumerate(images)}
+        compared = dict(zip(read, self._compared(list(read.values())), strict=True))
+        poses = {name: pose for name, (pose, _) in compared.items()}
+        maps = ((name, read[name], heat_map) for name, (_, heat_map) in compared.items())
+        self.calibration = calibrate(self.measure(poses, maps))
         return self.calibration
 
     def measure(
         self,
-        name: str,
-        image: np.ndarray,
-        pose: PoseEstimate,
-        heat_map: np.ndarray,
-        wrong_viewmat: np.ndarray,
-        true_viewmat: np.ndarray | None = None,
-    ) -> Measured:
-        """What a normal image says of the inspector, for `calibrate`.
+        poses: Mapping[str, PoseEstimate],
+        compared: Iterable[tuple[str, np.ndarray, np.ndarray]],
+        true_viewmats: Mapping[str, np.ndarray] | None = None,
+    ) -> list[Measured]:
+        """What normal images say of the inspector, for `calibrate`.
 
         Args:
-            name: of the image.
-            image: [H, W, 3] in [0, 1].
-            pose: its estimated pose.
-            heat_map: [H, W] its anomaly map.
-            wrong_viewmat: [4, 4] pose of another image.
-            true_viewmat: [4, 4] its true pose, where known.
+            poses: their estimated poses by their names.
+            compared: the name, the image [H, W, 3] in [0, 1] and the anomaly map [H, W] of each.
+            true_viewmats: [4, 4] true poses by the images' names, where known.
         """
-        normal, error = self.normal_object, None
-        if true_viewmat is not None:
-            error = float(pose_errors(pose.viewmat, true_viewmat, np.asarray(normal.centre))[0])
-        return Measured(
-            name=name,
-            score=self.score(heat_map),
-            residual=pose.residual,
-            wrong_residual=float(normal.residuals(image, normal.renders(wrong_viewmat))),
-            degrees=self.coverage.distance(pose.viewmat)[0],
-            pose_degrees=error,
-        )
+        normal, names, truth = self.normal_object, list(poses), true_viewmats or {}
+        # The pose of an image far from an image in the list is wrong for it.
+        wrong = {
+            name: poses[names[(i + len(names) // 2) % len(names)]].viewmat
+            for i, name in enumerate(names)
+        }
+        measured = []
+        for name, image, heat_map in compared:
+            pose, error = poses[name], None
+            if name in truth:
+                error = float(pose_errors(pose.viewmat, truth[name], np.asarray(normal.centre))[0])
+            measured.append(
+                Measured(
+                    name=name,
+                    score=self.score(heat_map),
+                    residual=pose.residual,
+                    wrong_residual=float(normal.residuals(image, normal.renders(wrong[name]))),
+                    degrees=self.coverage.distance(pose.viewmat)[0],
+                    pose_degrees=error,
+                )
+            )
+        return measured
 
     def judge(self, pose: PoseEstimate, heat_map: np.ndarray) -> Inspection:
         """Decide, from the pose and the anomaly map [H, W] of an image."""
@@ -391,8 +385,3 @@ def _verdict(doubts: Sequence[str], score: float, threshold: float) -> Verdict:
     if doubts:
         return Verdict.UNSURE
     return Verdict.FAIL if score > threshold else Verdict.PASS
-
-
-def _other(poses: Sequence[PoseEstimate], i: int) -> PoseEstimate:
-    """The pose of an image far from image i in the list."""
-    return poses[(i + len(poses) // 2) % len(poses)]

@@ -12,7 +12,6 @@ The first three are the normal object, the others what an inspector adds.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from igspad_jax.errors import InputError
 from igspad_jax.files import read_json, write_json, write_whole
 from igspad_jax.inspector.calibration import Calibration
 from igspad_jax.inspector.config import InspectorConfig
-from igspad_jax.match import MATCHERS
+from igspad_jax.match import weights_of_matching
 from igspad_jax.networks.weights import NO_SOURCES, Sources, digest
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
@@ -42,11 +41,6 @@ _SCENE, _VIEWS, _EXPECTED = "scene.ply", "views", "expected.npz"
 _ROOM = 1.25  # of the capacity that calibration images asked for
 
 T = TypeVar("T")
-
-
-def rounded(views: LoadedViews) -> LoadedViews:
-    """The views as a folder keeps them, at 8 bits: all that follows must see the same pixels."""
-    return dataclasses.replace(views, images=to_uint8(views.images).astype(np.float32) / 255.0)
 
 
 def save_object(
@@ -216,8 +210,8 @@ def find_inspector(folder: Path) -> Path:
 
 def weights_of(config: InspectorConfig) -> list[str]:
     """The names of the weights that an inspector takes."""
-    matching = () if config.match.initial == "retrieval" else MATCHERS[config.match.matcher]
-    return list(dict.fromkeys([*matching, *weights_of_features(config.detect.features)]))
+    features = weights_of_features(config.detect.features)
+    return list(dict.fromkeys([*weights_of_matching(config.match), *features]))
 
 
 def load_expected(folder: Path, key: str) -> ExpectedAnomaly | None:

@@ -18,6 +18,7 @@ from igspad_jax.match.registry import (
     make_matcher,
     matchers_at_hand,
     training_features,
+    weights_of_matching,
 )
 from igspad_jax.match.retrieval import TrainingViews, prepare_views
 from igspad_jax.match.turning import Turns, all_views, shortlisted
@@ -46,4 +47,5 @@ __all__ = [
     "prepare_views",
     "shortlisted",
     "training_features",
+    "weights_of_matching",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from igspad_jax.errors import InputError
+from igspad_jax.match.config import MatchConfig
 from igspad_jax.match.features import cached_features
 from igspad_jax.match.learned import LearnedMatcher
 from igspad_jax.match.matching import Matcher
@@ -50,6 +51,11 @@ def make_matcher(name: str, sources: Sources = NO_SOURCES) -> Matcher:
         detector = read_xfeat(keypoints, max_keypoints=_KEYPOINTS)
     # LighterGlue has six layers, and costs little.
     return LearnedMatcher(detector, read_lightglue(matches, None if name == "xfeat" else _LAYERS))
+
+
+def weights_of_matching(config: MatchConfig) -> tuple[str, ...]:
+    """The names of the weights that first poses take."""
+    return () if config.initial == "retrieval" else MATCHERS[config.matcher]
 
 
 def matchers_at_hand() -> list[str]:

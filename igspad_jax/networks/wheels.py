@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from igspad_jax.errors import InputError
+from igspad_jax.files import sha256
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,12 @@ def fetch_wheel(wheel: Wheel) -> Path:
     return path
 
 
-def check_sha256(path: Path, sha256: str) -> None:
+def check_sha256(path: Path, published: str) -> None:
     """Raises InputError if the hash of a file's content is another."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+    found = sha256(path)
+    if found != published:
         raise InputError(
-            f"{path}: not the file that was published (SHA-256 {found} for {sha256}); delete it "
+            f"{path}: not the file that was published (SHA-256 {found} for {published}); delete it "
             "and fetch it again, from another index or network if that gives the same"
         )
 

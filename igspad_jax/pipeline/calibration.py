@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -95,8 +94,7 @@ def calibrate_category(
             "%s: the poses of %d calibration images are doubted, and they are left out: %s",
             category.name, len(left_out), ", ".join(left_out),
         )  # fmt: skip
-    images = [dataclasses.asdict(one) for one in measured]
-    folder.save("calibration", key, {"statement": statement, "images": images})
+    folder.save("calibration", key, {"statement": statement, "images": measured})
 
 
 @on_first
@@ -145,13 +143,9 @@ def _measured(
     true_poses: Mapping[str, np.ndarray],
 ) -> list[Measured]:
     """What the calibration images say of the inspector."""
-    names, measured = list(files), []
-    for i, name in enumerate(names):
-        pose, other = records[name].pose, records[names[(i + len(names) // 2) % len(names)]].pose
-        assert pose is not None and other is not None
-        image = inspector.read(read_image(files[name]), str(files[name]))
-        heat_map = folder.calibration.load_map(name)
-        measured.append(
-            inspector.measure(name, image, pose, heat_map, other.viewmat, true_poses.get(name))
-        )
-    return measured
+    poses = {name: record.pose for name, record in records.items() if record.pose is not None}
+    compared = (
+        (name, inspector.read(read_image(path), str(path)), folder.calibration.load_map(name))
+        for name, path in files.items()
+    )
+    return inspector.measure(poses, compared, true_poses)

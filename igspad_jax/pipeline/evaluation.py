@@ -96,7 +96,7 @@ def _measure(
             sha256(folder.object / INSPECTOR),
             [None if test.viewmat is None else test.viewmat.tolist() for test in tests],
             beside,
-            as_json(settings.evaluate),
+            settings.evaluate,
             settings.data.limit,
         ]
     )
@@ -126,9 +126,15 @@ def _measure(
         "images": entries,
     }
     folder.save("inspections", key, judged)
-    metrics = _figures(
-        category.name, settings, folder, inspector, keys, tests, records, inspections
-    )
+    size = inspector.normal_object.width
+    masks = [load_mask(t.mask_path, size=size) if t.mask_path else None for t in tests]
+    metrics = _figures(settings, inspector, tests, inspections, masks)
+    labelled = [i for i, test in enumerate(tests) if test.labelled]
+    if settings.evaluate.breakdown and labelled:
+        metrics["breakdown"] = break_down(
+            category.name, folder, inspector, keys,
+            [tests[i] for i in labelled], records, [masks[i] for i in labelled],
+        )  # fmt: skip
     metrics["notes"].insert(0, statement)
     missing = len(category.test) - len(tests)
     if missing:
@@ -153,22 +159,15 @@ def _pose_errors(pose: PoseEstimate, test: TestImage, centre: np.ndarray) -> dic
 
 
 def _figures(
-    name: str,
     settings: Settings,
-    folder: RunFolder,
     inspector: Inspector,
-    keys: Keys,
     tests: Sequence[TestImage],
-    records: Mapping[str, ImageRecord],
     inspections: Sequence[Inspection],
+    masks: Sequence[np.ndarray | None],
 ) -> dict[str, Any]:
     """The metrics of a category."""
     metrics: dict[str, Any] = {"notes": []}
     labelled = [i for i, test in enumerate(tests) if test.labelled]
-    masks = [
-        load_mask(test.mask_path, size=inspector.normal_object.width) if test.mask_path else None
-        for test in tests
-    ]
     if labelled:
         known = [tests[i] for i in labelled]
         metrics |= evaluate_maps(
@@ -205,9 +204,4 @@ def _figures(
             [tests[i].name for i in posed],
             np.array([tests[i].name in doubted for i in posed]),
         )
-    if settings.evaluate.breakdown and labelled:
-        metrics["breakdown"] = break_down(
-            name, folder, inspector, keys,
-            [tests[i] for i in labelled], records, [masks[i] for i in labelled],
-        )  # fmt: skip
     return metrics

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,10 +17,9 @@ from igspad_jax.detect import weights_of_features
 from igspad_jax.devices import is_first, on_first
 from igspad_jax.files import digest_of, sha256
 from igspad_jax.inspector import OBJECT, Inspector, InspectorConfig
-from igspad_jax.match import MATCHERS
+from igspad_jax.match import weights_of_matching
 from igspad_jax.networks.weights import Sources, digest
 from igspad_jax.pipeline.folder import ImageRecord, ImageResults
-from igspad_jax.settings import as_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +40,12 @@ class Keys:
     def of(cls, folder: Path, config: InspectorConfig, sources: Sources) -> Keys:
         """The keys of an inspector of the object in a folder."""
         match, detect = config.match, config.detect
-        matching = () if match.initial == "retrieval" else MATCHERS[match.matcher]
-        used = {name: digest(name, sources) for name in matching}
+        used = {name: digest(name, sources) for name in weights_of_matching(match)}
         compared = {name: digest(name, sources) for name in weights_of_features(detect.features)}
         pose = [sha256(folder / OBJECT, folder / "scene.ply"), match, config.invert, used]
         features = digest_of([pose[0], detect.features, detect.dtype, compared])
         comparison = [features, detect.expected_strength, detect.expected_views]
-        return cls(digest_of(as_json(pose)), features, digest_of(comparison))
+        return cls(digest_of(pose), features, digest_of(comparison))
 
     def of_image(self, path: Path) -> tuple[str, str]:
         """What the pose and the anomaly map of an image file are made from."""
@@ -113,8 +111,7 @@ def inspect_files(
 
 def seconds_of(records: Mapping[str, ImageRecord]) -> dict[str, float]:
     """Seconds that the results of all images took together, by what took them."""
-    total: dict[str, Any] = {}
+    total: Counter[str] = Counter()
     for record in records.values():
-        for name, value in record.seconds.items():
-            total[name] = total.get(name, 0.0) + value
-    return total
+        total.update(record.seconds)
+    return dict(total)
