@@ -17,7 +17,7 @@ demo: $(VENV)/demo.stamp ## Make the toy category and run everything on it; ends
 	$(BIN)/python scripts/run.py --data=data/toy --run=runs/demo --config=configs/demo.py
 
 test: $(VENV)/test.stamp ## Run the tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/test.stamp ## Check style and types.
 	$(BIN)/ruff check .

@@ -10,22 +10,20 @@ posed by inversion, as a photograph to inspect is. Prints what their number supp
 
 from __future__ import annotations
 
-from igspad_jax.data import Category
+import functools
+
 from igspad_jax.pipeline import command
 from igspad_jax.pipeline.calibration import calibrate_category
-from igspad_jax.pipeline.folder import RunFolder
 
 
 def main() -> None:
     """Calibrate every category's inspector."""
-    settings, normals = command.settings(), command.normals()
-
-    def work(category: Category, folder: RunFolder) -> None:
-        calibrate_category(category, settings, folder, normals=normals)
+    work = functools.partial(
+        calibrate_category, settings=command.settings(), normals=command.normals()
+    )
+    for category, folder in command.each_category(work, command.cluster()):
         print(f"{category.name}: {folder.load('calibration')['statement']}")
-
-    command.report_failed(command.each_category(work)[1])
 
 
 if __name__ == "__main__":
-    command.run_script(main, takes_normals=True)
+    command.run_script(main, takes_normals=True, takes_cluster=True)

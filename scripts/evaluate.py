@@ -8,25 +8,23 @@ run folder; docs/metrics.md describes the keys of the last.
 
 from __future__ import annotations
 
-from igspad_jax.data import Category
+import functools
+
 from igspad_jax.pipeline import command
 from igspad_jax.pipeline.evaluation import evaluate_category
-from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.summary import print_tables
 
 
 def main() -> None:
     """Evaluate every category."""
-    settings = command.settings()
-
-    def work(category: Category, folder: RunFolder) -> None:
-        evaluate_category(category, settings, folder)
-
-    finished, failed = command.each_category(work)
-    if finished:
-        print_tables({category.name: folder.load("metrics") for category, folder in finished})
-    command.report_failed(failed)
+    work = functools.partial(evaluate_category, settings=command.settings())
+    metrics = {}
+    try:
+        for category, folder in command.each_category(work, command.cluster()):
+            metrics[category.name] = folder.load("metrics")
+    finally:
+        print_tables(metrics)
 
 
 if __name__ == "__main__":
-    command.run_script(main)
+    command.run_script(main, takes_cluster=True)

@@ -80,21 +80,23 @@ def main() -> None:
             for name, changed in tried[part].items():
                 own = RunFolder(out / name.replace("*", "-x-") / category.name)
                 _copy(folder, own)
-                calibrate_category(category, changed, own)
-                evaluate_category(category, changed, own)
+                calibrate_category(category, own, changed)
+                evaluate_category(category, own, changed)
                 found = {"poses": own.load("inspections"), "metrics": own.load("metrics")}
                 results[part].setdefault(name, {})[category.name] = found
 
-    _, failed = command.each_category(work)
     makers = {
         "matchers": matchers_table,
         "features": features_table,
         "scores": lambda figures: [score_tables(figures, rate)],
     }
-    for part in parts:
-        if results[part]:
-            _write(makers[part](results[part]), results[part], out / part)
-    command.report_failed(failed)
+    try:
+        for _ in command.each_category(work):
+            pass
+    finally:
+        for part in parts:
+            if results[part]:
+                _write(makers[part](results[part]), results[part], out / part)
 
 
 def inspected_images(

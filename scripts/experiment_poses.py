@@ -182,14 +182,17 @@ def main() -> None:
                 run_grid(subject, cells, base, place / "grid", seed=seed, overwrite=overwrite)
             )
 
-    _, failed = command.each_category(work)
-    if gradients:
-        table = gradient_table(gradients)
-        _print([table])
-        print(write_whole(out / "gradients.md", lambda file: file.write(markdown(table).encode())))
-    if records:
-        _write_grid(records, out, success)
-    command.report_failed(failed)
+    try:
+        for _ in command.each_category(work):
+            pass
+    finally:
+        if gradients:
+            table = gradient_table(gradients)
+            _print([table])
+            path, content = out / "gradients.md", markdown(table).encode()
+            print(write_whole(path, lambda file: file.write(content)))
+        if records:
+            _write_grid(records, out, success)
 
 
 if __name__ == "__main__":

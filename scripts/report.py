@@ -13,15 +13,18 @@ from igspad_jax.pipeline.summary import summarise
 
 def main() -> None:
     """Write the report of all categories."""
-    settings = command.settings()
+    finished, settings = [], command.settings()
+    try:
+        for category, folder in command.each_category(_evaluated):
+            finished.append((category, folder))
+    finally:
+        if finished:
+            print(summarise(finished, settings, command.run_root(), anew=True))
 
-    def work(category: Category, folder: RunFolder) -> None:
-        folder.load("metrics")
 
-    finished, failed = command.each_category(work)
-    if finished:
-        print(summarise(finished, settings, command.run_root(), anew=True))
-    command.report_failed(failed)
+def _evaluated(category: Category, folder: RunFolder) -> None:
+    """A category without results fails."""
+    folder.load("metrics")
 
 
 if __name__ == "__main__":

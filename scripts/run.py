@@ -11,34 +11,55 @@ named at the end; the others run. The report is written as each category ends.
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
 from igspad_jax.data import Category
 from igspad_jax.pipeline import command
 from igspad_jax.pipeline.calibration import calibrate_category
 from igspad_jax.pipeline.evaluation import evaluate_category
 from igspad_jax.pipeline.folder import RunFolder
+from igspad_jax.pipeline.settings import Settings
 from igspad_jax.pipeline.summary import print_tables, summarise
 from igspad_jax.pipeline.training import train_category
 
 
 def main() -> None:
     """Run every category and draw the report."""
-    settings, files, overwrite = command.settings(), command.given_files(), command.overwrite()
-    normals, evaluated, report = command.normals(), command.evaluated(), None
+    settings, evaluated, metrics = command.settings(), command.evaluated(), {}
+    work = functools.partial(
+        all_stages,
+        settings=settings,
+        overwrite=command.overwrite(),
+        normals=command.normals(),
+        files=command.given_files(),
+    )
+    report = None
+    try:
+        for category, folder in command.each_category(work, command.cluster()):
+            evaluated[category.name] = category, folder
+            metrics[category.name] = folder.load("metrics")
+            report = summarise(list(evaluated.values()), settings, command.run_root())
+    finally:
+        if report:
+            print_tables(metrics)
+            print(f"\nreport: {report}")
 
-    def work(category: Category, folder: RunFolder) -> None:
-        nonlocal report
-        train_category(category, settings, folder, overwrite=overwrite, **files)
-        calibrate_category(category, settings, folder, normals=normals)
-        evaluate_category(category, settings, folder)
-        evaluated[category.name] = category, folder
-        report = summarise(list(evaluated.values()), settings, command.run_root())
 
-    finished, failed = command.each_category(work)
-    if finished:
-        print_tables({category.name: folder.load("metrics") for category, folder in finished})
-        print(f"\nreport: {report}")
-    command.report_failed(failed)
+def all_stages(
+    category: Category,
+    folder: RunFolder,
+    *,
+    settings: Settings,
+    overwrite: bool,
+    normals: Path | None,
+    files: dict[str, Path | None],
+) -> None:
+    """Train, calibrate and evaluate a category."""
+    train_category(category, folder, settings, overwrite=overwrite, **files)
+    calibrate_category(category, folder, settings, normals=normals)
+    evaluate_category(category, folder, settings)
 
 
 if __name__ == "__main__":
-    command.run_script(main, takes_files=True, takes_normals=True)
+    command.run_script(main, takes_files=True, takes_normals=True, takes_cluster=True)

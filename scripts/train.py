@@ -8,22 +8,23 @@ checkpoints in the run folder. A training that was killed goes on where its last
 
 from __future__ import annotations
 
-from igspad_jax.data import Category
+import functools
+
 from igspad_jax.pipeline import command
-from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.training import train_category
 
 
 def main() -> None:
     """Train every category."""
-    settings, files, overwrite = command.settings(), command.given_files(), command.overwrite()
-
-    def work(category: Category, folder: RunFolder) -> None:
-        train_category(category, settings, folder, overwrite=overwrite, **files)
+    work = functools.partial(
+        train_category,
+        settings=command.settings(),
+        overwrite=command.overwrite(),
+        **command.given_files(),
+    )
+    for _, folder in command.each_category(work, command.cluster()):
         print(folder.object)
-
-    command.report_failed(command.each_category(work)[1])
 
 
 if __name__ == "__main__":
-    command.run_script(main, takes_files=True)
+    command.run_script(main, takes_files=True, takes_cluster=True)

@@ -21,6 +21,14 @@ from igspad_jax.scene import Gaussians
 # No test may read or write the user's cache of compiled programs.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
+# Files that take longest: begun first, or several processes would wait for one of them in the end.
+LONGEST = ("test_readme.py", "test_pipeline.py", "test_kernels.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the longest files first."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @dataclass(frozen=True)
 class BallViews:

@@ -1,17 +1,15 @@
-"""One device, eight, and two processes of two each: the same poses and the same scene.
+"""One device and eight: the same poses and the same scene.
 
 Compiling dominates the time of these tests, so every process compiles each program once: `work` is
-all that is done with many devices, and this file run as a script does it.
+all that is done with many devices, and this file run as a script does it with eight.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -20,9 +18,7 @@ import numpy as np
 import pytest
 from inversions import FINE
 
-from igspad_jax import devices
 from igspad_jax.cameras import intrinsics_from_angle, look_at, se3_exp
-from igspad_jax.errors import InputError
 from igspad_jax.invert import AdamConfig, InvertConfig, invert
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
@@ -46,7 +42,6 @@ SOLVERS = {
     "levenberg": dataclasses.replace(FINE, steps=(4,)),
     "adam": AdamConfig(steps=8, sampling_refresh=4, gradient="analytic"),
 }
-TIMEOUT = 300.0
 
 
 class Killed(Exception):
@@ -105,7 +100,7 @@ def trained(
     try:
         state, history = train(
             state, views, None, TRAINING, RADIUS,
-            on_checkpoint=save, history=history, progress=False,
+            on_checkpoint=save, history=history,
         )  # fmt: skip
     except Killed:
         return {}
@@ -115,81 +110,24 @@ def trained(
     return found | {"losses": np.array([entry["loss"] for entry in history])}
 
 
-def work(folder: Path, solvers: Iterable[str], killed_at: int = 0) -> dict[str, np.ndarray]:
-    """All that is sharded over devices, on the images in a folder."""
-    model = normal_object()
+def given_images(folder: Path) -> tuple[NormalObject, np.ndarray, np.ndarray, np.ndarray]:
+    """The object, and the images in a folder with their true poses and where solvers start."""
     with np.load(folder / "given.npz") as given:
-        images, viewmats, starts = given["images"], given["viewmats"], given["starts"]
+        return normal_object(), given["images"], given["viewmats"], given["starts"]
+
+
+def work(folder: Path, killed_at: int = 0) -> dict[str, np.ndarray]:
+    """All that is sharded over devices, on the images in a folder."""
+    model, images, viewmats, starts = given_images(folder)
     found = {}
-    for solver in solvers:
+    for solver in SOLVERS:
         found |= inverted(model, images, starts, solver)
     return found | trained(model, images, viewmats, folder / "checkpoints", killed_at)
 
 
-def check_communication() -> None:
-    """Broadcasts and errors between two processes."""
-    process = jax.process_index()
-    assert devices.from_first_process({"from": process}) == {"from": 0}
-
-    def fails_on(failing):
-        if process == failing:
-            raise InputError(f"on {failing}")
-
-    with pytest.raises(InputError, match="on 0"):
-        devices.on_first(fails_on)(0)
-    devices.on_first(fails_on)(1)  # never called there
-
-
-def main(
-    folder: Path, name: str, solvers: list[str], killed_at: int, address: str, process: int
-) -> None:
-    """This file as a script."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    if address:
-        devices.join(address, 2, process)
-        check_communication()
-    found = work(folder, solvers, killed_at)
-    for key, value in devices.from_first_process(found).items():
-        np.testing.assert_array_equal(value, found[key])
-    devices.on_first(np.savez)(folder / f"{name}.npz", **found)
-
-
-def started(
-    folder: Path,
-    name: str,
-    count: int,
-    solvers: Iterable[str],
-    *,
-    killed_at: int = 0,
-    address: str = "",
-    process: int = 0,
-) -> subprocess.Popen:
-    """A process with `count` devices that does the work."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-    }
-    arguments = [str(folder), name, ",".join(solvers), str(killed_at), address, str(process)]
-    return subprocess.Popen(
-        [sys.executable, __file__, *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-    )  # fmt: skip
-
-
-def finished(processes: list[subprocess.Popen]) -> None:
-    """Wait for processes, which must succeed."""
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=TIMEOUT)
-            assert process.returncode == 0, output
-    finally:
-        for process in processes:
-            process.kill()
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, quickly_compiled) -> dict[str, dict[str, np.ndarray]]:
-    """What one device finds, and eight, and two processes that go on with the training of eight."""
+    """What one device finds, and eight, whose training is killed and goes on with one."""
     folder, alone = tmp_path_factory.mktemp("many"), tmp_path_factory.mktemp("one")
     model = normal_object()
     eyes = np.array([[2.0, -2.0, 1.2], [-2.6, 0.4, 0.9], [0.3, 2.6, -1.0]])
@@ -200,31 +138,24 @@ def found(tmp_path_factory, quickly_compiled) -> dict[str, dict[str, np.ndarray]
     given = {"images": model.renders(viewmats[:, None])[:, 0], "viewmats": viewmats}
     for root in (folder, alone):
         np.savez(root / "given.npz", starts=starts, **given)
-
-    finished([started(folder, "eight", 8, SOLVERS, killed_at=4)])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    finished(
-        [
-            started(folder, "two", 2, ["levenberg"], address=address, process=process)
-            for process in (0, 1)
-        ]
-    )
-    results = {"one": work(alone, SOLVERS)}
-    for name in ("eight", "two"):
-        with np.load(folder / f"{name}.npz") as file:
-            results[name] = dict(file)
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    subprocess.run([sys.executable, __file__, folder], env=environment, check=True)
+    results = {"one": work(alone)}
+    with np.load(folder / "found.npz") as file:
+        results["eight"] = dict(file)
+    model, images, viewmats, _ = given_images(folder)
+    results["resumed"] = trained(model, images, viewmats, folder / "checkpoints", 0)
     return results
 
 
-@pytest.mark.parametrize(
-    ("many", "solver"), [("eight", "levenberg"), ("eight", "adam"), ("two", "levenberg")]
-)
-def test_poses_do_not_depend_on_the_devices(found, many, solver):
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_poses_do_not_depend_on_the_devices(found, solver):
     one, other = (
         {key: value for key, value in found[name].items() if key.startswith(solver)}
-        for name in ("one", many)
+        for name in ("one", "eight")
     )
     assert set(one) == set(other)
     for key, value in one.items():
@@ -235,32 +166,17 @@ def test_poses_do_not_depend_on_the_devices(found, many, solver):
 
 def test_training_resumes_on_other_devices(found):
     assert not any(key.startswith("scene") for key in found["eight"])
-    one, two = found["one"], found["two"]
+    one, resumed = found["one"], found["resumed"]
     keys = [key for key in one if key.startswith("scene")]
     assert len(keys) == 5
     for key in keys:
-        np.testing.assert_allclose(two[key], one[key], rtol=1e-3, atol=1e-4, err_msg=key)
-    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
+        np.testing.assert_allclose(resumed[key], one[key], rtol=1e-3, atol=1e-4, err_msg=key)
+    np.testing.assert_allclose(resumed["losses"], one["losses"], rtol=1e-4)
     assert len(one["losses"]) == 2 and one["losses"][1] < one["losses"][0]
 
 
-class TestAlone:
-    """A single process needs no communication."""
-
-    def test_single_process_calls_directly(self):
-        assert devices.is_first() and devices.process_count() == 1
-        value = object()
-        assert devices.from_first_process(value) is value
-
-    @pytest.mark.parametrize(
-        "given",
-        [("host:1", None, None), (None, 2, 0), ("host:1", 2, None), ("auto", 2, None)],
-    )
-    def test_incomplete_flags_raise(self, given):
-        with pytest.raises(InputError, match="--processes and --process all three"):
-            devices.join(*given)
-
-
 if __name__ == "__main__":
-    _, root, called, named, kill, at, number = sys.argv
-    main(Path(root), called, named.split(","), int(kill), at, int(number))
+    jax.config.update("jax_disable_most_optimizations", True)
+    assert jax.device_count() == 8
+    root = Path(sys.argv[1])
+    np.savez(root / "found.npz", **work(root, killed_at=4))

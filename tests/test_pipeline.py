@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -44,6 +47,7 @@ SETTINGS = Settings(
     calibrate=CalibrateConfig(false_alarm_rate=0.1),
     evaluate=EvaluateConfig(sizes=(64,), false_alarm_rates=(0.5,), breakdown=True),
 )
+ROOT = Path(__file__).parents[1]
 KINDS = ("Burrs", "Missing", "Stains")
 TESTS = [f"{kind}/{i}" for kind in ("good", *KINDS) for i in range(2)]
 NORMALS = 5
@@ -60,7 +64,7 @@ def run(data: Path, root: Path, settings: Settings = SETTINGS) -> RunFolder:
     """Do all stages."""
     category, folder = read_category(data), RunFolder(root / "toy")
     for stage in (train_category, calibrate_category, evaluate_category):
-        stage(category, settings, folder)
+        stage(category, folder, settings)
     summarise([(category, folder)], settings, root)
     return folder
 
@@ -85,6 +89,15 @@ def finished(toy, tmp_path_factory) -> Path:
     if not (root / "report.html").is_file():
         run(toy, root)
     return root
+
+
+def script(name: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """Starts a script, which costs seconds: only where it depends on the command line."""
+    line = [sys.executable, str(ROOT / f"scripts/{name}.py"), *map(str, arguments)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        line, capture_output=True, text=True, check=False, cwd=cwd, env=environment
+    )
 
 
 class Again:
@@ -112,7 +125,7 @@ class Again:
 
     def calibrate(self, **given) -> list[dict]:
         """Calibrate again; returns what is said of the images."""
-        calibrate_category(read_category(self.data), SETTINGS, self.folder, **given)
+        calibrate_category(read_category(self.data), self.folder, SETTINGS, **given)
         return self.folder.load("calibration")["images"]
 
     def written(self) -> set[str]:
@@ -320,18 +333,18 @@ class TestRun:
     def test_scene_trained_elsewhere(self, finished, toy, tmp_path):
         category, folder = read_category(toy), RunFolder(tmp_path / "toy")
         given = finished / "toy/object/scene.ply"
-        train_category(category, SETTINGS, folder, scene=given)
+        train_category(category, folder, SETTINGS, scene=given)
         record = folder.load("training")
         assert str(given) in record["origin"] and record["gaussians"] == 400
         before = RunFolder(finished / "toy").load("training")["history"][-1]["psnr"]
         assert record["history"][0]["psnr"] == pytest.approx(before, abs=0.2)
         with pytest.raises(InputError, match=r"made with other settings: scene was '.*' and is No"):
-            train_category(category, SETTINGS, folder)
+            train_category(category, folder, SETTINGS)
 
     def test_starts_from_a_point_cloud(self, finished, toy, tmp_path):
         folder = RunFolder(tmp_path / "toy")
         cloud = finished / "toy/object/scene.ply"  # its vertices have places, and no colours
-        train_category(read_category(toy), SETTINGS, folder, points=cloud)
+        train_category(read_category(toy), folder, SETTINGS, points=cloud)
         assert folder.load("training")["origin"] == "400 points drawn from a cloud of 400"
 
 
@@ -397,11 +410,11 @@ class TestRunAgain:
 
         monkeypatch.setattr("igspad_jax.pipeline.training.fit", fit)
         with caplog.at_level("WARNING", logger="absl"):
-            train_category(category, SETTINGS, folder)
+            train_category(category, folder, SETTINGS)
         assert "training images changed, and it is trained anew: train_good_3" in caplog.text
         assert trained == [["made_with.json"]]  # without the checkpoints of the old images
         with pytest.raises(InputError, match=r"inspector.json: no such file; run scripts/calib"):
-            evaluate_category(category, SETTINGS, folder)
+            evaluate_category(category, folder, SETTINGS)
 
 
 class TestOtherSettings:
@@ -424,7 +437,7 @@ class TestOtherSettings:
         category, folder = read_category(again.data), again.folder
         settings = changed("data", background=(0.5, 0.5, 0.5))
         scene = finished / "toy/object/scene.ply"
-        train_category(category, settings, folder, overwrite=True, scene=scene)
+        train_category(category, folder, settings, overwrite=True, scene=scene)
         assert load_object(folder.object)[0].background == pytest.approx(0.5)
         # Nothing is left of the other object, above all no threshold.
         assert not (folder.object / "inspector.json").exists()
@@ -460,7 +473,7 @@ class TestOtherSettings:
         for strength in (0.0, 2.0):
             calls.clear()
             other = changed("detect", features="handmade*handmade", expected_strength=strength)
-            calibrate_category(category, other, again.folder)
+            calibrate_category(category, again.folder, other)
         assert calls["learn"] == 1
 
     def test_another_score_keeps_poses_and_maps(self, again, calls):
@@ -501,7 +514,7 @@ class TestOtherSettings:
         with pytest.raises(
             InputError, match=f"calibrated with other settings: .*{named}"
         ) as caught:
-            evaluate_category(read_category(toy), settings, RunFolder(finished / "toy"))
+            evaluate_category(read_category(toy), RunFolder(finished / "toy"), settings)
         assert "scripts/calibrate.py" in str(caught.value)
         assert stamps(finished) == before
 
@@ -576,9 +589,9 @@ class TestCalibrationImages:
         shutil.rmtree(again.data / "normals")
         category, folder = read_category(again.data), RunFolder(tmp_path / "toy")
         settings, scene = changed("data", held_out=0.0), again.folder.object / "scene.ply"
-        train_category(category, settings, folder, scene=scene)
+        train_category(category, folder, settings, scene=scene)
         with pytest.raises(InputError, match=r"no normal images .*held_out.*--normals"):
-            calibrate_category(category, settings, folder)
+            calibrate_category(category, folder, settings)
 
 
 def assert_same_object(folder: RunFolder, finished: Path) -> None:
@@ -603,24 +616,24 @@ class TestKilled:
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoints, "save", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                train_category(category, SETTINGS, folder)
+                train_category(category, folder, SETTINGS)
         for stage in (calibrate_category, evaluate_category):
             with pytest.raises(InputError, match=r"scripts/train"):
-                stage(category, SETTINGS, folder)
+                stage(category, folder, SETTINGS)
         with pytest.raises(InputError, match=r"other settings: train.seed was 0 and is 1"):
-            train_category(category, changed("train", seed=1), folder)
+            train_category(category, folder, changed("train", seed=1))
         damaged = RunFolder(shutil.copytree(folder.root, tmp_path / "damaged"))
         self.cut_short(damaged.checkpoints / "120")
         worse = RunFolder(shutil.copytree(damaged.root, tmp_path / "worse"))
         self.cut_short(worse.checkpoints / "60")
         with caplog.at_level("INFO", logger="absl"):
             for killed, step in ((folder, 120), (damaged, 60)):
-                train_category(category, SETTINGS, killed)
+                train_category(category, killed, SETTINGS)
                 assert f"resuming at step {step}" in caplog.text
                 assert_same_object(killed, finished)
         assert "checkpoints/120 cannot be read and is skipped" in caplog.text
         with pytest.raises(InputError, match=r"none of .* 120, 60 can be read; delete"):
-            train_category(category, SETTINGS, worse)
+            train_category(category, worse, SETTINGS)
 
     @staticmethod
     def cut_short(checkpoint: Path) -> None:
@@ -696,7 +709,7 @@ class TestDamaged:
         path = again.folder.root / name
         path.write_bytes(path.read_bytes()[:100])
         with pytest.raises(InputError, match=remedy) as caught:
-            stage(read_category(again.data), SETTINGS, again.folder)
+            stage(read_category(again.data), again.folder, SETTINGS)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
         if "delete" in remedy:
             path.unlink()
@@ -748,7 +761,7 @@ class TestBadData:
         path.write_bytes(path.read_bytes()[:200])
         folder = RunFolder(tmp_path / "r")
         with pytest.raises(InputError, match=r"train/good/3.png"):
-            train_category(read_category(again.data), SETTINGS, folder)
+            train_category(read_category(again.data), folder, SETTINGS)
         assert not folder.path("training").exists() and not folder.object.exists()
 
     def test_a_normal_photograph_of_another_shape(self, again):
@@ -769,7 +782,7 @@ class TestBadData:
         path.write_text(json.dumps(content))
         settings = changed("data", held_out=0.5)
         with pytest.raises(InputError, match=r"held_out=0.5 of 2 views leaves fewer than two"):
-            train_category(read_category(again.data), settings, RunFolder(tmp_path / "r"))
+            train_category(read_category(again.data), RunFolder(tmp_path / "r"), settings)
 
     def test_a_training_that_diverges(self, toy, tmp_path, monkeypatch):
         def diverge(*args, **kwargs):
@@ -778,4 +791,43 @@ class TestBadData:
         # The package's `fit` is the function, not the module.
         monkeypatch.setattr(importlib.import_module("igspad_jax.train.fit"), "train", diverge)
         with pytest.raises(InputError, match=r"toy: .*nan at step 20; lower the learning rates"):
-            train_category(read_category(toy), SETTINGS, RunFolder(tmp_path / "r"))
+            train_category(read_category(toy), RunFolder(tmp_path / "r"), SETTINGS)
+
+
+class TestCommand:
+    def test_a_finished_category_beside_a_bad_one(self, toy, finished, tmp_path):
+        """Another rate, by its short flag over a config file: new verdicts, no new pose; on Ray."""
+        data, copy = tmp_path / "data", shutil.copytree(finished, tmp_path / "run")
+        shutil.copytree(toy, data / "bad")
+        content = json.loads((data / "bad/transforms.json").read_text())
+        content["frames"][3]["file_path"] = "./train/good/99.png"
+        (data / "bad/transforms.json").write_text(json.dumps(content))
+        shutil.copytree(toy, data / "toy")
+        config = tmp_path / "mine.py"
+        config.write_text(
+            "from ml_collections import ConfigDict\n\n\n"
+            f"def get_config():\n    return ConfigDict({dataclasses.asdict(SETTINGS)!r})\n"
+        )
+        before = stamps(copy / "toy/inspected")
+        done = script(
+            "run", "--data=data", f"--run={copy}", "--config=mine.py", "--false_alarm_rate=0.5",
+            "--ray=local", "--config.evaluate.sizes=96", cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 2
+        errors = [e for e in done.stderr.splitlines() if e.startswith("error: ")]
+        assert len(errors) == 2 and "Traceback" not in done.stderr
+        assert "bad" in errors[0] and "frame 3 names ./train/good/99.png" in errors[0]
+        assert "failed" in errors[1] and "bad" in errors[1]
+        folder = RunFolder(copy / "toy")
+        assert stamps(copy / "toy/inspected") == before
+        assert "the object is there already" in done.stderr
+        assert "the inspector is calibrated already" in done.stderr
+        assert Inspector.load(copy).config.calibrate == CalibrateConfig(false_alarm_rate=0.5)
+        assert set(folder.load("metrics")["sizes"]) == {"native", "96"}
+        auroc = folder.load("metrics")["sizes"]["native"]["overall"]["image_auroc"]
+        assert f"{auroc:.4f}" in done.stdout and f"report: {copy}/report.html" in done.stdout
+        verdicts = [
+            [entry["verdict"] for entry in entries(RunFolder(root / "toy")).values()]
+            for root in (finished, copy)
+        ]
+        assert verdicts[1].count("FAIL") > verdicts[0].count("FAIL")

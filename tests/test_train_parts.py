@@ -355,7 +355,6 @@ class TestTraining:
             self.views(ball, held_out),
             self.config,
             ball.radius,
-            progress=False,
             **options,
         )
 
@@ -405,7 +404,7 @@ class TestTraining:
             config = dataclasses.replace(self.config, steps=1, batch=len(chosen))
             views = self.views(ball_views, np.array(chosen))
             state = self.start(ball_views)
-            state, _ = train(state, views, None, config, ball_views.radius, progress=False)
+            state, _ = train(state, views, None, config, ball_views.radius)
             return fields(state.opt_state[0].mu)
 
         with quick_compilation():

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from igspad_jax.benchmark.child import reference_file
 from igspad_jax.benchmark.plan import Key, Plan, Record
 from igspad_jax.benchmark.processes import ask
 from igspad_jax.benchmark.programs import COMPARED, PROGRAMS, REFERENCE, absence
 from igspad_jax.errors import InputError
+from igspad_jax.progress import progress_bar
 
 _PROBE_SECONDS = 300.0
 
@@ -66,7 +65,7 @@ def run(
             for part in COMPARED:
                 reference_file(plan.references(*place), part).unlink(missing_ok=True)
     total = sum(len(parts) for jobs in wanted.values() for parts in jobs.values())
-    with tqdm(total=total, desc="benchmark", unit="cell") as bar:
+    with progress_bar(total, "benchmark", "cell") as bar:
         for place, jobs in wanted.items():
             for name, parts in jobs.items():
                 bar.set_postfix_str("{} at {}x{}, batch {}".format(name, *place))

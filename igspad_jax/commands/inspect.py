@@ -14,16 +14,16 @@ photograph that cannot be read stops no other.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
-from tqdm import tqdm
 
 from igspad_jax.data import images_in, read_image, write_image
 from igspad_jax.errors import InputError
@@ -31,7 +31,11 @@ from igspad_jax.files import plain
 from igspad_jax.inspector import Inspection, Inspector, Verdict
 from igspad_jax.launch import launch
 from igspad_jax.networks.weights import parse_sources
+from igspad_jax.progress import progress_bar
 from igspad_jax.report.overlay import overlay
+from igspad_jax.workers import CLUSTER_HELP, run_tasks
+
+_CHUNK = 16  # photographs that a worker gets at once
 
 _OBJECT = flags.DEFINE_string(
     "object", None, "Folder of a calibrated object, or of the run that made it; needed."
@@ -48,6 +52,7 @@ _RATE = flags.DEFINE_float(
 _WEIGHTS = flags.DEFINE_string(
     "weights", "", "NAME=SOURCE,...: weights that are not where fetch_weights.py puts them."
 )
+_RAY = flags.DEFINE_string("ray", None, CLUSTER_HELP)
 
 
 def main(*arguments: str) -> None:
@@ -55,25 +60,36 @@ def main(*arguments: str) -> None:
     if not _OBJECT.value:
         raise InputError("--object is missing: give the folder of a calibrated object")
     files = _files(arguments)
-    # Compiling makes many objects that stay: to look for garbage among them takes long.
-    gc.set_threshold(200_000, 50, 50)
-    inspector = Inspector.load(_OBJECT.value, parse_sources(_WEIGHTS.value))
-    if _RATE.value is not None:
-        calibrate = dataclasses.replace(inspector.config.calibrate, false_alarm_rate=_RATE.value)
-        inspector.config = dataclasses.replace(inspector.config, calibrate=calibrate)
-    rate = inspector.config.calibrate.false_alarm_rate
-    logging.info("%s", inspector.calibration.statement(rate))
+    load = functools.partial(_inspector, _OBJECT.value, _WEIGHTS.value, _RATE.value)
+    inspector = load()
+    logging.info("%s", inspector.calibration.statement(inspector.config.calibrate.false_alarm_rate))
     pictures = _pictures(files) if _OUT.value else {}
     verdicts: list[Verdict | None] = []
-    with tqdm(total=len(files), unit="image", disable=len(files) == 1) as bar:
-        for path, image, result in _inspected(inspector, files):
-            with tqdm.external_write_mode():
-                print(_json(path, result) if _JSON.value else _line(path, result), flush=True)
-            if isinstance(result, Inspection) and path in pictures:
-                write_image(pictures[path], overlay(image, result))
-            verdicts.append(result.verdict if isinstance(result, Inspection) else None)
-            bar.update()
+    size = _CHUNK if _RAY.value else inspector.batch
+    chunks = [files[first : first + size] for first in range(0, len(files), size)]
+    with progress_bar(len(files) if len(files) > 1 else 0, "inspect", "image") as bar:
+        for chunk, outcome in run_tasks(functools.partial(_inspected, load), chunks, _RAY.value):
+            if isinstance(outcome, InputError):  # of all its files
+                outcome = [(None, outcome)] * len(chunk)
+            for path, (image, result) in zip(chunk, outcome, strict=True):
+                with bar.external_write_mode():
+                    print(_json(path, result) if _JSON.value else _line(path, result), flush=True)
+                if isinstance(result, Inspection) and path in pictures:
+                    write_image(pictures[path], overlay(image, result))
+                verdicts.append(result.verdict if isinstance(result, Inspection) else None)
+                bar.update()
     sys.exit(_status(verdicts))
+
+
+@functools.cache  # once a process, also a worker's
+def _inspector(folder: str, weights: str, rate: float | None) -> Inspector:
+    # Compiling makes many objects that stay: to look for garbage among them takes long.
+    gc.set_threshold(200_000, 50, 50)
+    inspector = Inspector.load(folder, parse_sources(weights))
+    if rate is not None:
+        calibrate = dataclasses.replace(inspector.config.calibrate, false_alarm_rate=rate)
+        inspector.config = dataclasses.replace(inspector.config, calibrate=calibrate)
+    return inspector
 
 
 def _files(arguments: tuple[str, ...]) -> list[Path]:
@@ -106,23 +122,18 @@ def _pictures(files: list[Path]) -> dict[Path, Path]:
 
 
 def _inspected(
-    inspector: Inspector, files: list[Path]
-) -> Iterator[tuple[Path, Any, Inspection | InputError]]:
-    """Each file with its image and its inspection, or why it has none, twice.
-
-    As many are inspected at once as the inspector takes.
-    """
-    for first in range(0, len(files), inspector.batch):
-        group: list[tuple[Path, Any]] = []
-        for path in files[first : first + inspector.batch]:
-            try:
-                group.append((path, inspector.read(read_image(path), str(path))))
-            except InputError as error:
-                group.append((path, error))
-        images = [image for _, image in group if not isinstance(image, InputError)]
-        results = inspector.inspect(images)
-        for path, image in group:
-            yield path, image, image if isinstance(image, InputError) else next(results)
+    load: Callable[[], Inspector], files: Sequence[Path]
+) -> list[tuple[Any, Inspection | InputError]]:
+    """Each file's image and its inspection, or why it has none, twice."""
+    inspector = load()
+    read: list[Any] = []
+    for path in files:
+        try:
+            read.append(inspector.read(read_image(path), str(path)))
+        except InputError as error:
+            read.append(error)
+    results = inspector.inspect([image for image in read if not isinstance(image, InputError)])
+    return [(one, one if isinstance(one, InputError) else next(results)) for one in read]
 
 
 def _line(path: Path, result: Inspection | InputError) -> str:

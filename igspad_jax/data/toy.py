@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from igspad_jax.cameras import c2w_from_viewmat, intrinsics_from_angle, look_at
 from igspad_jax.data.images import to_uint8, write_image
@@ -21,6 +20,7 @@ from igspad_jax.data.toy_defects import KINDS, draw_defect
 from igspad_jax.data.toy_model import Figure, make_figure
 from igspad_jax.data.toy_scene import Picture, changed_mask, render
 from igspad_jax.errors import InputError
+from igspad_jax.progress import progress_bar
 
 CAMERA_ANGLE_X = 0.6911111611634243
 DISTANCE = 3.5
@@ -147,7 +147,7 @@ def _write(root: Path, config: ToyConfig) -> None:
     kinds = ("good", *KINDS)
     total = config.train_views + len(kinds) * config.test_per_kind
     frames, poses = [], {}
-    with tqdm(total=total, desc=f"toy {root.name}", unit="image") as progress:
+    with progress_bar(total, f"toy {root.name}", "image") as progress:
         (root / "train/good").mkdir(parents=True)
         for i, viewmat in enumerate(train_viewmats(config.train_views)):
             picture = render(figure, viewmat, **view)

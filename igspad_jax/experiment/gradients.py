@@ -22,6 +22,7 @@ from igspad_jax.experiment.subjects import Source, Subject
 from igspad_jax.invert.gradients import GradientMode, value_and_pose_gradient
 from igspad_jax.invert.poses import Pivot, twist_basis
 from igspad_jax.normal_object import NormalObject
+from igspad_jax.progress import progress_bar
 
 _REFERENCE: GradientMode = "autodiff"
 _NEAR = Level(0.5, 0.5)  # where a descent is about to succeed
@@ -113,7 +114,7 @@ def compare_gradients(
         return found
     total = len(places) * sum(map(len, subject.trials.values()))
     rows = []
-    with tqdm(total=total, desc=f"gradients {subject.name}", unit="image") as bar:
+    with progress_bar(total, f"gradients {subject.name}", "image") as bar:
         for source in subject.trials:
             for place in places:
                 gradients = _at_starts(subject, source, place, seed, bar)

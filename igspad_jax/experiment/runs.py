@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from igspad_jax.cameras import pose_errors
 from igspad_jax.experiment.methods import config_of, relevant_settings
@@ -22,6 +21,7 @@ from igspad_jax.experiment.subjects import Source, Subject, Trial
 from igspad_jax.invert import Inversion, InvertConfig, invert
 from igspad_jax.match import OpenCVMatcher, matched_points
 from igspad_jax.normal_object import NormalObject
+from igspad_jax.progress import progress_bar
 from igspad_jax.render import Capacity
 
 
@@ -189,7 +189,7 @@ def run_grid(
     if todo:
         _grow_capacity(subject, [cell for cell, *_ in todo], seed)
     total = sum(len(subject.trials[cell.source]) for cell, *_ in todo)
-    with tqdm(total=total, desc=f"poses {subject.name}", unit="image") as bar:
+    with progress_bar(total, f"poses {subject.name}", "image") as bar:
         for cell, made_with, path in todo:
             config = config_of(cell.method, base, sampling=cell.sampling)
             bar.set_postfix_str(cell.key)

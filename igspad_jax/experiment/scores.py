@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from igspad_jax.detect import DetectConfig
 from igspad_jax.evaluate import auroc, pixel_metrics
 from igspad_jax.evaluate.tables import Table, format_value
 from igspad_jax.inspector import Calibration, Inspector, PoseEstimate
+from igspad_jax.progress import tracked
 
 # The paper's score, one change after the other, and neighbours of what is the default.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -63,7 +63,7 @@ def score_figures(
         `found`.
     """
     compared = []
-    for one in tqdm(images, desc=f"compare {name}", unit="image"):
+    for one in tracked(images, f"compare {name}", "image"):
         render = inspector.render([one.pose])
         compared.append(inspector.comparison.anomaly_maps(one.image[None], render)[0])
     figures = {}

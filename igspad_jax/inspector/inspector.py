@@ -14,7 +14,6 @@ from igspad_jax.cameras import pose_errors
 from igspad_jax.compilation import use_compilation_cache
 from igspad_jax.data import LoadedViews, prepare_image
 from igspad_jax.detect import Comparison, ExpectedAnomaly, make_comparison, own_level, pooled
-from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
 from igspad_jax.inspector.automatic import resolve
 from igspad_jax.inspector.calibration import Calibration, Measured, calibrate
@@ -183,7 +182,7 @@ class Inspector:
         Returns:
             The estimates, and the object rendered at them, [n, H, W, 3].
         """
-        hypotheses = on_first(lambda: [self.first_poses(image) for image in images])()
+        hypotheses = [self.first_poses(image) for image in images]
         found = invert(
             self.normal_object,
             images,

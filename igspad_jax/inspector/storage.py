@@ -38,8 +38,6 @@ OBJECT, INSPECTOR = "object.json", "inspector.json"
 FEATURES = "features"
 _SCENE, _VIEWS, _EXPECTED = "scene.ply", "views", "expected.npz"
 
-_ROOM = 1.25  # of the capacity that calibration images asked for
-
 T = TypeVar("T")
 
 
@@ -174,9 +172,7 @@ def load_parts(folder: Path, sources: Sources = NO_SOURCES) -> Parts:
         calibration = content["calibration"]
         for name in ("scores", "left_out"):
             calibration[name] = tuple(calibration[name])
-        # With room to spare: an image that asks for more costs a compilation.
-        capacity = Capacity(int(_ROOM * content["capacity"]))
-        return config, Calibration(**calibration), capacity
+        return config, Calibration(**calibration), Capacity(int(content["capacity"]))
 
     config, calibration, capacity = _read(
         folder / INSPECTOR, read, "run scripts/calibrate.py, which makes it"

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from igspad_jax.cameras import Camera, pose_errors
-from igspad_jax.devices import from_first_process, replicated, sharded_map, to_first_device
+from igspad_jax.devices import replicated, sharded_map, to_first_device
 from igspad_jax.invert.config import AdamConfig, Inversion, Sampler
 from igspad_jax.invert.gradients import GradientMode, value_and_pose_gradient
 from igspad_jax.invert.poses import Pivot, orthonormalised, plain_exposures, retract, twist_basis
@@ -147,7 +147,6 @@ def solve(
                 descent=descent, steps=steps, sh_degree=model.gaussians.sh_degree, capacity=slots,
             )  # fmt: skip
 
-        model.capacity.slots = from_first_process(model.capacity.slots)
         carry, walked, lost, _ = model.capacity.run(advanced, lambda result: result[3])
         carry = to_first_device(carry)
         path.append(np.asarray(walked))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igspad_jax.cameras import pose_errors
-from igspad_jax.devices import from_first_process, to_first_device
+from igspad_jax.devices import to_first_device
 from igspad_jax.invert import levenberg
 from igspad_jax.invert.config import Inversion, LevenbergConfig, Sampler
 from igspad_jax.invert.equations import Problem
@@ -135,7 +135,6 @@ def _refined(
     def unflat(values):
         return np.asarray(values).reshape(n, k, *np.shape(values)[1:])
 
-    view.capacity.slots = from_first_process(view.capacity.slots)
     state = to_first_device(view.capacity.run(refined, lambda result: result.pairs))
     poses, steps = state.poses, settings.steps[level]
     counted = 3.0 * jnp.sum(counting, axis=(1, 2))

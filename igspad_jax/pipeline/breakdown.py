@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from igspad_jax.data import TestImage, read_image
 from igspad_jax.evaluate import NATIVE, evaluate_maps
@@ -16,6 +15,7 @@ from igspad_jax.files import digest_of, sha256
 from igspad_jax.inspector import Inspector
 from igspad_jax.pipeline.folder import ImageRecord, RunFolder
 from igspad_jax.pipeline.inspecting import Keys
+from igspad_jax.progress import tracked
 
 ESTIMATED, TRUE_POSE, CLEAN_IMAGE = "estimated", "true pose", "clean image"
 
@@ -63,7 +63,7 @@ def break_down(
         own = [tests[i] for i in chosen]
         maps = [
             _map(variant, folder, inspector, keys, test, records[test.name])
-            for test in tqdm(own, desc=f"{variant} {name}", unit="image", leave=False)
+            for test in tracked(own, f"{variant} {name}", "image")
         ]
         scores = np.array([inspector.score(heat_map) for heat_map in maps])
         labels = np.array([test.defective for test in own])

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from igspad_jax.data import Category, TrainView, images_in, read_image
-from igspad_jax.devices import is_first, on_first
 from igspad_jax.errors import InputError
 from igspad_jax.files import digest_of, sha256
 from igspad_jax.inspector import (
@@ -27,18 +25,19 @@ from igspad_jax.pipeline.folder import ImageRecord, RunFolder
 from igspad_jax.pipeline.inspecting import Keys, inspect_files
 from igspad_jax.pipeline.settings import Settings
 from igspad_jax.pipeline.training import split_views, stem_of
+from igspad_jax.progress import progress_bar
 
 
 def calibrate_category(
-    category: Category, settings: Settings, folder: RunFolder, *, normals: Path | None = None
+    category: Category, folder: RunFolder, settings: Settings, *, normals: Path | None = None
 ) -> None:
     """Give a category's object an inspector: what to expect of normal images, and a threshold.
 
     Args:
         category: the category; its held-out views calibrate, and the photographs in its folder
             `normals`, if there is one.
-        settings: of the run.
         folder: the category's run folder, with the object.
+        settings: of the run.
         normals: a folder of further normal photographs, without poses, instead of `normals`.
 
     Raises:
@@ -46,15 +45,15 @@ def calibrate_category(
     """
     folder.load("training")
     sources = settings.weights.by_name
-    config = on_first(resolve)(settings.inspector, sources)
-    files = on_first(calibration_files)(category, settings, normals)
+    config = resolve(settings.inspector, sources)
+    files = calibration_files(category, settings, normals)
     if not files:
         raise InputError(
             f"{category.root}: no normal images are left to calibrate on; hold some out "
             "(config.data.held_out), or give a folder of further ones with --normals"
         )
-    keys = on_first(Keys.of)(folder.object, config, sources)
-    contents = on_first(lambda: {name: sha256(path) for name, path in files.items()})()
+    keys = Keys.of(folder.object, config, sources)
+    contents = {name: sha256(path) for name, path in files.items()}
     key = digest_of([keys.pose, keys.comparison, config.detect, contents])
     if folder.holds("calibration", key) and (inspector := _calibrated(folder, sources)):
         if inspector.config != config:  # the rate alone: nothing has to be measured for it
@@ -62,30 +61,29 @@ def calibrate_category(
             record = folder.load("calibration")
             statement = inspector.calibration.statement(config.calibrate.false_alarm_rate)
             folder.save("calibration", key, {**record, "statement": statement})
-            on_first(inspector.save)(folder.object, with_object=False, expected_key=keys.features)
+            inspector.save(folder.object, with_object=False, expected_key=keys.features)
         logging.info("%s: the inspector is calibrated already", category.name)
         return
-    normal_object, views = on_first(load_object)(folder.object)
+    normal_object, views = load_object(folder.object)
     inspector = Inspector(
         normal_object,
         views,
         config,
-        expected=on_first(load_expected)(folder.object, keys.features),
+        expected=load_expected(folder.object, keys.features),
         sources=sources,
         features_folder=folder.object / FEATURES,
     )
     if inspector.expected is None:
-        quiet, count = not is_first(), len(views.images)
-        with tqdm(total=count, desc=f"learn {category.name}", unit="image", disable=quiet) as bar:
-            on_first(lambda: inspector.learn(bar.update))()
-    on_first(folder.calibration.keep_only)(set(files))
+        with progress_bar(len(views.images), f"learn {category.name}", "image") as bar:
+            inspector.learn(bar.update)
+    folder.calibration.keep_only(set(files))
     what = f"calibrate {category.name}"
     records = inspect_files(inspector, files, keys, folder.calibration, what)
     _, held = split_views(category, settings)
     true_poses = {_held_name(category, view): view.viewmat for view in held}
-    measured = on_first(_measured)(inspector, folder, files, records, true_poses)
+    measured = _measured(inspector, folder, files, records, true_poses)
     inspector.calibration = calibrate(measured)
-    on_first(inspector.save)(folder.object, with_object=False, expected_key=keys.features)
+    inspector.save(folder.object, with_object=False, expected_key=keys.features)
     statement = inspector.calibration.statement(config.calibrate.false_alarm_rate)
     logging.info("%s: %s", category.name, statement)
     left_out = inspector.calibration.left_out
@@ -97,7 +95,6 @@ def calibrate_category(
     folder.save("calibration", key, {"statement": statement, "images": measured})
 
 
-@on_first
 def _calibrated(folder: RunFolder, sources: Sources) -> Inspector | None:
     """The inspector in a run's folder; None where it cannot be read."""
     try:

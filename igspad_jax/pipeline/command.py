@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import inspect
 import re
 import runpy
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 import ml_collections
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
-from igspad_jax import devices
 from igspad_jax.compilation import use_compilation_cache
 from igspad_jax.data import Category, list_categories, read_category
 from igspad_jax.detect import EXTRACTORS
@@ -27,6 +26,7 @@ from igspad_jax.launch import launch
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.pipeline.settings import Settings, config_from, settings_from
 from igspad_jax.settings import check_name, setting_names
+from igspad_jax.workers import CLUSTER_HELP, run_tasks
 
 _DATA = flags.DEFINE_string(
     "data", None, "Folder of a category, or of several categories (MAD's layout); needed."
@@ -38,13 +38,6 @@ _CATEGORY = flags.DEFINE_list(
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace an object that was trained with other settings."
 )
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    None,
-    "For several processes: HOST:PORT of process 0; auto on clusters that JAX knows.",
-)
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
-_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 _FILES = {
     "scene": "A .ply scene trained elsewhere, to take instead of training one.",
     "points": "A .ply point cloud to start the training from, in the cameras' world.",
@@ -84,6 +77,11 @@ def run_root() -> Path:
     return _given(_RUN, "a folder for the results")
 
 
+def cluster() -> str | None:
+    """The Ray cluster given by --ray."""
+    return flags.FLAGS["ray"].value
+
+
 def overwrite() -> bool:
     """Whether --overwrite is on."""
     return _OVERWRITE.value
@@ -92,7 +90,7 @@ def overwrite() -> bool:
 def settings() -> Settings:
     """The settings of --config and its overrides, with names in the place of "auto"."""
     given = settings_from(cast(ml_collections.ConfigDict, flags.FLAGS["config"].value))
-    found = devices.on_first(resolve)(given.inspector, given.weights.by_name)
+    found = resolve(given.inspector, given.weights.by_name)
     return dataclasses.replace(given, match=found.match, detect=found.detect)
 
 
@@ -138,35 +136,42 @@ def category_roots() -> list[Path]:
 
 
 def each_category(
-    work: Callable[[Category, RunFolder], None],
-) -> tuple[list[tuple[Category, RunFolder]], list[str]]:
-    """Calls `work` with every category and its run folder; one that fails stops no other.
+    work: Callable[[Category, RunFolder], None], cluster: str | None = None
+) -> Iterator[tuple[Category, RunFolder]]:
+    """Call `work` with every category and its run folder.
 
-    With several processes the first that fails is the last.
+    One that fails stops no other.
 
-    Returns:
-        The categories that went well, and the names of those that failed, for `report_failed`.
-        What was wrong with them is printed.
+    Args:
+        work: a stage, or several.
+        cluster: for `run_tasks`.
+
+    Yields:
+        The categories that went well, as they end. What was wrong with others is printed.
 
     Raises:
-        InputError: for flags that name no category, or if a category fails and there is no other,
-            or several processes.
+        InputError: for flags that name no category; at the end, if categories failed.
     """
-    results, roots = run_root(), category_roots()
-    finished, failed = [], []
-    for root in roots:
+    results, roots, failed = run_root(), category_roots(), []
+    for root, outcome in run_tasks(functools.partial(_done, work, results), roots, cluster):
         name = root.resolve().name
-        try:
-            category, folder = read_category(root), RunFolder(results / name)
-            work(category, folder)
-            finished.append((category, folder))
-        except InputError as error:
-            # An error that only one of several processes meets must not let it run ahead.
-            if len(roots) == 1 or devices.process_count() > 1:
-                raise InputError(f"{name}: {error}") from error
-            print(f"error: {name}: {error}", file=sys.stderr)
+        if not isinstance(outcome, InputError):
+            yield outcome
+        elif len(roots) == 1:
+            raise InputError(f"{name}: {outcome}") from outcome
+        else:
+            print(f"error: {name}: {outcome}", file=sys.stderr)
             failed.append(name)
-    return finished, failed
+    if failed:
+        raise InputError(f"these categories failed, for the reasons above: {', '.join(failed)}")
+
+
+def _done(
+    work: Callable[[Category, RunFolder], None], results: Path, root: Path
+) -> tuple[Category, RunFolder]:
+    category, folder = read_category(root), RunFolder(results / root.resolve().name)
+    work(category, folder)
+    return category, folder
 
 
 def evaluated() -> dict[str, tuple[Category, RunFolder]]:
@@ -181,16 +186,6 @@ def evaluated() -> dict[str, tuple[Category, RunFolder]]:
         except InputError:  # nothing of it yet, or nothing that can be read
             continue
     return found
-
-
-def report_failed(failed: list[str]) -> None:
-    """Ends a script in which categories failed.
-
-    Raises:
-        InputError: if there are any.
-    """
-    if failed:
-        raise InputError(f"these categories failed, for the reasons above: {', '.join(failed)}")
 
 
 def load_config(path: Path) -> Settings:
@@ -240,7 +235,11 @@ def _take_config(argv: list[str], default: Path) -> tuple[Path, list[str]]:
 
 
 def run_script(
-    main: Callable[[], None], *, takes_files: bool = False, takes_normals: bool = False
+    main: Callable[[], None],
+    *,
+    takes_files: bool = False,
+    takes_normals: bool = False,
+    takes_cluster: bool = False,
 ) -> None:
     """Runs a stage's script: parses the flags that all of them share, prints errors in one line.
 
@@ -248,13 +247,16 @@ def run_script(
         main: the script.
         takes_files: whether it has the flags --scene and --points.
         takes_normals: whether it has the flag --normals.
+        takes_cluster: whether it has the flag --ray.
     """
     names = ["data", "run", "config", "category", "overwrite"]
-    names += ["coordinator", "processes", "process"]
     names += ["normals"] if takes_normals else []
     for name, (setting, what) in _SHORT.items():
         flags.DEFINE_string(name, None, f"{what} Short for --config.{setting}.")
         names.append(name)
+    if takes_cluster:
+        flags.DEFINE_string("ray", None, CLUSTER_HELP)
+        names.append("ray")
     if takes_files:
         for name, what in _FILES.items():
             flags.DEFINE_string(name, None, what)
@@ -280,14 +282,8 @@ def run_script(
             flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
         return argv
 
-    def joined() -> None:
+    def cached() -> None:
         use_compilation_cache()
-        devices.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        if devices.is_first():
-            main()
-            return
-        logging.set_verbosity(logging.WARNING)
-        with contextlib.redirect_stdout(None):
-            main()
+        main()
 
-    launch(joined, prepare)
+    launch(cached, prepare)

@@ -10,7 +10,6 @@ from absl import logging
 
 from igspad_jax.cameras import pose_errors
 from igspad_jax.data import Category, TestImage, load_mask
-from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate import (
     evaluate_maps,
@@ -49,7 +48,7 @@ def chosen_tests(category: Category, settings: Settings) -> tuple[TestImage, ...
     return tuple(image for kind in taken.values() for image in kind[: limit or None])
 
 
-def evaluate_category(category: Category, settings: Settings, folder: RunFolder) -> None:
+def evaluate_category(category: Category, folder: RunFolder, settings: Settings) -> None:
     """Inspect a category's test images into its run folder, and measure what is labelled.
 
     What is there already, from the same images, object and settings, is not made again.
@@ -59,21 +58,21 @@ def evaluate_category(category: Category, settings: Settings, folder: RunFolder)
     """
     tests = chosen_tests(category, settings)
     sources = settings.weights.by_name
-    inspector = on_first(Inspector.load)(folder.object, sources)
-    wanted = on_first(resolve)(settings.inspector, sources)
+    inspector = Inspector.load(folder.object, sources)
+    wanted = resolve(settings.inspector, sources)
     difference = first_difference(as_json(inspector.config), as_json(wanted))
     if difference:
         raise InputError(
             f"{folder.object} was calibrated with other settings: {difference}; give the same ones "
             "here, or run scripts/calibrate.py with these"
         )
-    keys = on_first(Keys.of)(folder.object, inspector.config, sources)
+    keys = Keys.of(folder.object, inspector.config, sources)
     files = {test.name: test.path for test in tests}
     every = {test.name for test in category.test}
     for results in (folder.inspected, *map(folder.breakdown, (TRUE_POSE, CLEAN_IMAGE))):
         results.keep_only(every)
     records = inspect_files(inspector, files, keys, folder.inspected, f"inspect {category.name}")
-    on_first(_measure)(category, settings, folder, inspector, keys, tests, records)
+    _measure(category, settings, folder, inspector, keys, tests, records)
 
 
 def _measure(

@@ -15,8 +15,6 @@
 
 Every result says by content what it was made from: pictures, settings, weights, the object. What
 was made from something else is made again, and only that.
-
-Of several processes only the first touches the folder, and tells the others what is in it.
 """
 
 from __future__ import annotations
@@ -29,7 +27,6 @@ from typing import Any
 import numpy as np
 
 from igspad_jax.data import to_uint8, write_image
-from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
 from igspad_jax.files import read_json, write_json, write_whole
 from igspad_jax.inspector import PoseEstimate
@@ -64,12 +61,10 @@ class RunFolder:
         """The JSON file of a stage."""
         return self.root / f"{stage}.json"
 
-    @on_first
     def save(self, stage: str, key: str, result: dict[str, Any]) -> None:
         """Write a stage's result, and what it was made from."""
         write_json(self.path(stage), {"format": FORMAT, "key": key, **result})
 
-    @on_first
     def load(self, stage: str) -> dict[str, Any]:
         """What a finished stage recorded.
 
@@ -88,12 +83,10 @@ class RunFolder:
             )
         return content
 
-    @on_first
     def holds(self, stage: str, key: str) -> bool:
         """Whether a stage is done, from what `key` stands for."""
         return self.path(stage).is_file() and self.load(stage)["key"] == key
 
-    @on_first
     def forget_training(self) -> None:
         """Delete the object and its checkpoints."""
         for folder in (self.checkpoints, self.object):
@@ -124,7 +117,6 @@ class ImageResults:
     def __init__(self, root: Path):
         self.root = root
 
-    @on_first
     def load(self, name: str, pose_key: str, map_key: str) -> ImageRecord:
         """What of an image's results still holds; a damaged file holds nothing."""
         path = self.root / f"{name}.json"
@@ -139,7 +131,6 @@ class ImageResults:
         except (InputError, KeyError, TypeError, ValueError, AttributeError):
             return ImageRecord(pose_key)
 
-    @on_first
     def save(
         self,
         name: str,
@@ -156,7 +147,6 @@ class ImageResults:
         content = dataclasses.asdict(dataclasses.replace(record, pose=None)) | {"pose": pose}
         write_json(self.root / f"{name}.json", content)
 
-    @on_first
     def pose(self, name: str) -> PoseEstimate:
         """The estimated pose of an image.
 
@@ -187,7 +177,6 @@ class ImageResults:
             return False
         return True
 
-    @on_first
     def load_map(self, name: str) -> np.ndarray:
         """Read an anomaly map.
 
@@ -202,7 +191,6 @@ class ImageResults:
                 f"{path}: cannot be read ({error}); delete it and run scripts/evaluate.py again"
             ) from error
 
-    @on_first
     def keep_only(self, names: set[str]) -> None:
         """Delete the results of images that are no more."""
         for path in self.root.rglob("*.json"):

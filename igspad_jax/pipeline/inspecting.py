@@ -9,17 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from igspad_jax.batches import batches
 from igspad_jax.data import read_image
 from igspad_jax.detect import weights_of_features
-from igspad_jax.devices import is_first, on_first
 from igspad_jax.files import digest_of, sha256
 from igspad_jax.inspector import OBJECT, Inspector, InspectorConfig
 from igspad_jax.match import weights_of_matching
 from igspad_jax.networks.weights import Sources, digest
 from igspad_jax.pipeline.folder import ImageRecord, ImageResults
+from igspad_jax.progress import progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +72,13 @@ def inspect_files(
     Raises:
         InputError: for a file that is no image, or of another shape than the training images.
     """
-    wanted = {name: on_first(keys.of_image)(path) for name, path in files.items()}
+    wanted = {name: keys.of_image(path) for name, path in files.items()}
     records = {name: results.load(name, *wanted[name]) for name in files}
     to_do = [name for name in files if records[name].map_key != wanted[name][1]]
-    quiet = not is_first() or not to_do
-    with tqdm(total=len(to_do), desc=what, unit="image", disable=quiet) as bar:
+    with progress_bar(len(to_do), what, "image") as bar:
         for chosen, real in batches(len(to_do), inspector.batch):
             names = [to_do[i] for i in chosen]
-            images = np.stack(
-                [inspector.read(on_first(read_image)(files[n]), str(files[n])) for n in names]
-            )
+            images = np.stack([inspector.read(read_image(files[n]), str(files[n])) for n in names])
             known = [records[name].pose for name in names]
             clock = time.perf_counter()
             # Of a batch all or none are estimated: the same pose comes out again.
@@ -92,7 +88,7 @@ def inspect_files(
             else:
                 renders = inspector.render(poses)
             located = time.perf_counter()
-            heat_maps = on_first(inspector.compare)(images, poses, renders)
+            heat_maps = inspector.compare(images, poses, renders)
             share = 1.0 / real
             seconds = {
                 "locate": share * (located - clock),

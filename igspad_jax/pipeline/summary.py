@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from igspad_jax.data import Category, load_image, load_mask
-from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate import aggregate, format_table, run_tables, write_metrics
 from igspad_jax.files import digest_of, read_json
@@ -29,7 +28,6 @@ def print_tables(categories: Mapping[str, Mapping]) -> None:
             print(f"{name}: {note}")
 
 
-@on_first
 def summarise(
     categories: Sequence[tuple[Category, RunFolder]],
     settings: Settings,

@@ -10,7 +10,6 @@ import numpy as np
 from absl import logging
 
 from igspad_jax.data import Category, TrainView, hold_out_blocks, load_train
-from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
 from igspad_jax.files import digest_of, read_json, sha256, write_json
 from igspad_jax.inspector import OBJECT, load_object, save_object
@@ -43,8 +42,8 @@ def split_views(
 
 def train_category(
     category: Category,
-    settings: Settings,
     folder: RunFolder,
+    settings: Settings,
     *,
     overwrite: bool = False,
     scene: Path | None = None,
@@ -54,8 +53,8 @@ def train_category(
 
     Args:
         category: the category.
-        settings: of the run.
         folder: the category's run folder.
+        settings: of the run.
         overwrite: whether to replace an object made with other settings.
         scene: a `.ply` scene trained elsewhere to take instead of training one.
         points: a `.ply` point cloud to start training from.
@@ -71,10 +70,10 @@ def train_category(
                 "background": settings.data.background,
                 "held_out": settings.data.held_out,
                 "train": settings.train,
-                "scene": on_first(sha256)(scene) if scene else None,
-                "points": on_first(sha256)(points) if points else None,
+                "scene": sha256(scene) if scene else None,
+                "points": sha256(points) if points else None,
             },
-            "data": on_first(_contents)(category, fitted + held),
+            "data": _contents(category, fitted + held),
         }
     )
     key = digest_of(made_with)
@@ -87,7 +86,7 @@ def train_category(
     background = settings.data.background
     if scene:
         clock, cpu = time.perf_counter(), time.process_time()
-        gaussians = on_first(read_ply)(scene)
+        gaussians = read_ply(scene)
         result = Fitted(
             object_from(gaussians, views, background), f"{len(gaussians)} Gaussians of {scene}", []
         )
@@ -103,12 +102,12 @@ def train_category(
             settings.train,
             background=background,
             held_out=held_views,
-            cloud=on_first(read_points)(points) if points else None,
+            cloud=read_points(points) if points else None,
             checkpoints=folder.checkpoints,
             name=category.name,
         )
     names = [stem_of(category, view) for view in fitted]
-    on_first(save_object)(folder.object, result.normal_object, views, names)
+    save_object(folder.object, result.normal_object, views, names)
     last = result.history[-1]
     record = {
         "made_with": made_with,
@@ -136,7 +135,6 @@ def _contents(category: Category, views: tuple[TrainView, ...]) -> dict[str, Any
     }
 
 
-@on_first
 def _is_done(
     folder: RunFolder, key: str, made_with: dict[str, Any], name: str, overwrite: bool
 ) -> bool:
@@ -176,7 +174,6 @@ def _is_done(
     return False
 
 
-@on_first
 def _begin(folder: RunFolder, key: str, made_with: dict[str, Any]) -> None:
     """Keep the checkpoints of the same training, and nothing else of another."""
     note = folder.checkpoints / "made_with.json"

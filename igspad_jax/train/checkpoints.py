@@ -1,6 +1,6 @@
 """Checkpoints that survive a kill: saved by orbax, read back from the newest that is whole.
 
-They hold NumPy arrays, independent of the devices; only process 0 reads and writes them.
+They hold NumPy arrays, independent of the devices.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from igspad_jax.devices import on_first
 from igspad_jax.errors import InputError
 from igspad_jax.train.trainer import TrainState
 
@@ -21,17 +20,12 @@ _KEEP = 2
 class Checkpoints:
     """The checkpoints of one training, in one folder."""
 
-    @on_first
     def __init__(self, folder: Path):
         self.folder = folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        alone = ocp.options.MultiprocessingOptions(active_processes={0})
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=_KEEP, create=False, multiprocessing_options=alone
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP, create=False)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    @on_first
     def save(self, state: TrainState, history: list[dict]) -> None:
         """Saves a state and the measurements that led to it; returns once it is on disk."""
         self._manager.save(
@@ -43,7 +37,6 @@ class Checkpoints:
         )
         self._manager.wait_until_finished()
 
-    @on_first
     def restore(self, like: TrainState) -> tuple[TrainState, list[dict]] | None:
         """The newest checkpoint that can be read, or None where there is none at all.
 
@@ -81,7 +74,6 @@ class Checkpoints:
             )
         return None
 
-    @on_first
     def close(self) -> None:
         """Release the folder."""
         self._manager.close()

@@ -11,7 +11,6 @@ import numpy as np
 from absl import logging
 
 from igspad_jax.data import LoadedViews
-from igspad_jax.devices import is_first
 from igspad_jax.errors import InputError
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity, CapacityError
@@ -94,7 +93,6 @@ def fit(
             on_checkpoint=keeper.save if keeper else None,
             history=history,
             name=name,
-            progress=is_first(),
         )
     except (FloatingPointError, CapacityError) as error:
         raise InputError(

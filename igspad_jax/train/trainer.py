@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from tqdm import tqdm
 
 from igspad_jax.cameras import Camera
-from igspad_jax.devices import from_first_process, replicated, sharded_map, to_first_device
+from igspad_jax.devices import replicated, sharded_map, to_first_device
+from igspad_jax.progress import progress_bar
 from igspad_jax.render import Capacity, render
 from igspad_jax.scene import Gaussians
 from igspad_jax.train.losses import photometric_loss, psnr, ssim
@@ -239,7 +239,6 @@ def train(
     on_checkpoint: Callable[[TrainState, list[dict]], None] | None = None,
     history: list[dict] | None = None,
     name: str = "scene",
-    progress: bool = True,
 ) -> tuple[TrainState, list[dict]]:
     """Trains from `state` to `config.steps`; the same steps whether interrupted or not.
 
@@ -253,7 +252,6 @@ def train(
             at the end.
         history: measurements so far, when resuming.
         name: what is trained, for the progress bar.
-        progress: whether to show a progress bar.
 
     Returns:
         The final state and the history: dicts of step, loss, psnr, ssim, seconds, cpu_seconds.
@@ -266,16 +264,11 @@ def train(
         views = jax.jit(replicated)(views)  # once, not with every segment
     first = int(state.step)
     key = jax.random.key(config.seed)
-    bar = tqdm(
-        total=config.steps, initial=first, desc=f"train {name}", unit="step", disable=not progress
-    )
+    bar = progress_bar(config.steps, f"train {name}", "step", done=first)
     for end in _segment_ends(config, first):
         begin = int(state.step)
         span = begin * config.batch, end * config.batch
         order = view_order(config.seed, *span, len(views.images)).reshape(-1, config.batch)
-
-        # Relocation and compilations of their own may differ in the last digit among processes.
-        state, capacity.slots = from_first_process((state, capacity.slots))
 
         def advanced(slots, state=state, order=order):
             return segment(state, views, order, config=config, radius=radius, capacity=slots)
