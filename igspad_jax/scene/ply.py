@@ -1,27 +1,23 @@
 """Scenes in the `.ply` layout of 3D Gaussian Splatting, which viewers and trainers share.
 
-Little-endian float32 vertices: x y z, nx ny nz, f_dc_0..2, f_rest_* (channel by channel), opacity
-(a logit), scale_0..2 (logarithms), rot_0..3 (wxyz).
+Written as little-endian float32 vertices: x y z, nx ny nz, f_dc_0..2, f_rest_* (channel by
+channel), opacity (a logit), scale_0..2 (logarithms), rot_0..3 (wxyz).
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from plyfile import PlyData, PlyElement, PlyParseError
 
 from igspad_jax.errors import InputError
 from igspad_jax.files import write_whole
 from igspad_jax.scene.gaussians import Gaussians
 
 _REST_OF_DEGREE = {0: 0, 1: 9, 2: 24, 3: 45}
-_TYPES = {"float": "<f4", "float32": "<f4", "double": "<f8", "float64": "<f8", "uchar": "u1",
-          "uint8": "u1", "char": "i1", "int8": "i1", "short": "<i2", "int16": "<i2",
-          "ushort": "<u2", "uint16": "<u2", "int": "<i4", "int32": "<i4", "uint": "<u4",
-          "uint32": "<u4"}  # fmt: skip
 
 
 def _names(rest: int) -> list[str]:
@@ -50,60 +46,31 @@ def write_ply(path: Path, gaussians: Gaussians) -> None:
         np.asarray(gaussians.log_scales),
         np.asarray(gaussians.quats),
     ]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
-    header += [f"property float {name}" for name in _names(45)] + ["end_header", ""]
-    body = np.concatenate(columns, axis=1).astype("<f4").tobytes()
-    write_whole(path, lambda file: file.write("\n".join(header).encode() + body))
+    rows = np.concatenate(columns, axis=1).astype("<f4")
+    record = np.dtype([(name, "<f4") for name in _names(45)])
+    vertices = PlyElement.describe(rows.view(record)[:, 0], "vertex")
+    write_whole(path, PlyData([vertices], byte_order="<").write)
 
 
-def _vertices(path: Path, header: str) -> tuple[int, np.dtype]:
-    """Number of vertices and their record type."""
-    count, fields, element = 0, [], ""
-    for line in header.splitlines():
-        words = line.split()
-        if words[:1] == ["format"] and words[1] != "binary_little_endian":
-            raise InputError(
-                f"{path}: format {words[1]} is not supported; save it as binary_little_endian"
-            )
-        if words[:1] == ["element"]:
-            if element == "" and words[1] != "vertex":
-                raise InputError(f"{path}: its first element is {words[1]!r}, not 'vertex'")
-            element = words[1]
-            if element == "vertex":
-                count = int(words[2])
-        if words[:1] == ["property"] and element == "vertex":
-            if words[1] not in _TYPES:
-                raise InputError(
-                    f"{path}: property {words[-1]!r} has type {words[1]!r}, not a number"
-                )
-            fields.append((words[2], _TYPES[words[1]]))
-    if count < 1:
-        raise InputError(f"{path}: has no vertices; give another file")
-    return count, np.dtype(fields)
-
-
-def _header(path: Path, data: bytes) -> tuple[int, np.dtype, int]:
-    """Number of vertices, their record type and where they start."""
-    end = re.search(rb"end_header\r?\n", data)
-    if not data.startswith(b"ply") or end is None:
-        raise InputError(f"{path}: not a .ply file; give another file")
-    try:
-        count, record = _vertices(path, data[: end.start()].decode("ascii", "replace"))
-    except (IndexError, ValueError) as error:
-        raise InputError(f"{path}: its header is damaged; copy it again") from error
-    return count, record, end.end()
-
-
-def _records(path: Path) -> np.ndarray:
-    """The vertices of a file as a structured array [N]."""
+def _vertices(path: Path) -> np.ndarray:
+    """The vertices of a file as a structured array [N] of numbers."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the path of a .ply file")
-    data = path.read_bytes()
-    count, record, start = _header(path, data)
-    if len(data) < start + count * record.itemsize:
-        held = (len(data) - start) // max(record.itemsize, 1)
-        raise InputError(f"{path}: cut short, {held} of {count} vertices are there; copy it again")
-    return np.frombuffer(data, record, count, start)
+    try:
+        vertices = PlyData.read(path)["vertex"].data
+    except KeyError:
+        raise InputError(f"{path}: has no element 'vertex'; give a cloud or a scene") from None
+    except (PlyParseError, ValueError, IndexError, OverflowError, OSError) as error:
+        words = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: not a .ply file, or a damaged one ({words}); copy it again, or give another"
+        ) from error
+    if not len(vertices):
+        raise InputError(f"{path}: has no vertices; give another file")
+    lists = [name for name in vertices.dtype.names or () if vertices.dtype[name].kind == "O"]
+    if lists:
+        raise InputError(f"{path}: property {lists[0]!r} is a list, not a number")
+    return vertices
 
 
 def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +82,7 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: if the file is missing, cut short, or holds no finite points.
     """
-    vertices = _records(path)
+    vertices = _vertices(path)
     names = vertices.dtype.names or ()
     if not {"x", "y", "z"} <= set(names):
         raise InputError(f"{path}: its vertices have no x, y and z; give a point cloud")
@@ -135,7 +102,7 @@ def read_ply(path: Path) -> Gaussians:
     Raises:
         InputError: if the file is missing, cut short, or not a Gaussian scene.
     """
-    vertices = _records(path)
+    vertices = _vertices(path)
     count, names = len(vertices), set(vertices.dtype.names or ())
     rest = sum(name.startswith("f_rest_") for name in names)
     if rest not in _REST_OF_DEGREE.values():
