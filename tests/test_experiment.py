@@ -48,6 +48,8 @@ from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.scene import Gaussians
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIZE = 40
 LEVELS = [Level(3.0, 2.0), Level(8.0, 4.0)]
 # Few steps in equal segments, and only the last level: little to compile.

@@ -21,6 +21,7 @@ STAGES = (
     "data",
     "networks",
     "compilation",
+    "workers",
     "scene",
     "render",
     "normal_object",
@@ -36,7 +37,9 @@ STAGES = (
     "commands",
     "benchmark",
 )
-FOUNDATION = {"batches", "cameras", "devices", "errors", "files", "launch", "machine", "settings"}
+FOUNDATION = {
+    "batches", "cameras", "devices", "errors", "files", "launch", "machine", "progress", "settings"
+}  # fmt: skip
 
 
 def sources(folder):

@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 # A smaller toy and a shorter training than the demo's, or the tests would take minutes.
 SMALLER = {
-    "make_toy.py": ["--size=64", "--train_views=60", "--test_per_kind=3"],
+    "make_toy.py": ["--size=64", "--train_views=48", "--test_per_kind=3"],
     "run.py": [
         "--config.train.steps=400",
         "--config.train.count=2500",

@@ -26,6 +26,8 @@ from igspad_jax.train.losses import photometric_loss
 from igspad_jax.train.relocation import split_opacity
 
 WIDTH, HEIGHT = 60, 44  # neither is a multiple of the tile
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SLOTS = (
     12288  # the rung that `Capacity` climbs to in test_capacity_grows_until_the_render_is_complete
 )

@@ -36,6 +36,8 @@ from igspad_jax.train.trainer import (
 relocated = jax.jit(functools.partial(relocate, dead_below=0.005))
 split = jax.jit(split_opacity)
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def fields(gaussians):
     return {f.name: np.asarray(getattr(gaussians, f.name)) for f in dataclasses.fields(gaussians)}

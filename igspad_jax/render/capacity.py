@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 _STEP = 2**12
-_HEADROOM = 1.4  # images to come may ask for more, which costs a compilation
+_HEADROOM = 1.2
 
 T = TypeVar("T")
 
