@@ -289,8 +289,9 @@ def train(
             history.append(entry)
         if on_checkpoint and (end % config.checkpoint_every == 0 or end == config.steps):
             on_checkpoint(state, history)
-        bar.update(end - begin)
         latest = history[-1].get("psnr") if history else None
-        bar.set_postfix(loss=f"{loss:.4f}", psnr="-" if latest is None else f"{latest:.2f}")
+        quality_now = "-" if latest is None else f"{latest:.2f}"
+        bar.set_postfix(loss=f"{loss:.4f}", psnr=quality_now, refresh=False)
+        bar.update(end - begin)
     bar.close()
     return state, history
