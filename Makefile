@@ -37,10 +37,10 @@ $(BIN)/python:
 # Editable, so that the environment never holds an older copy of the code than the folder.
 $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV), once"
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	touch $@
 
 $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV), once"
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]'
 	touch $@

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igspad_jax.cameras import Camera, scale_intrinsics
-from igspad_jax.render import Capacity, render_depths, render_views
+from igspad_jax.render import Capacity, Render, render_views
 from igspad_jax.render.projection import BLUR
 from igspad_jax.scene import Gaussians, exposed, merged
 
@@ -121,11 +121,14 @@ class NormalObject:
         """
         flat = np.asarray(viewmats).reshape(-1, 4, 4)
         if exposures is None or np.all(exposures == np.array([1.0, 0.0])):
-            pictures = self._renders(self.gaussians, flat)
+            pictures = np.asarray(self._renders(self.gaussians, flat).colour)
         else:
             lit = zip(flat, np.asarray(exposures).reshape(-1, 2), strict=True)
             pictures = np.concatenate(
-                [self._renders(exposed(self.gaussians, *light), view[None]) for view, light in lit]
+                [
+                    self._renders(exposed(self.gaussians, *light), view[None]).colour
+                    for view, light in lit
+                ]
             )
         return pictures.reshape(*np.shape(viewmats)[:-2], *pictures.shape[1:])
 
@@ -154,17 +157,10 @@ class NormalObject:
 
     def depth(self, viewmat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[H, W] camera-space z, 0 where nothing is, and [H, W] coverage at a [4, 4] pose."""
-        depths, alphas = render_depths(
-            self.gaussians,
-            np.asarray(viewmat)[None],
-            np.asarray(self.K),
-            width=self.width,
-            height=self.height,
-            capacity=self.capacity,
-        )
-        return depths[0], alphas[0]
+        render = self._renders(self.gaussians, np.asarray(viewmat)[None])
+        return np.asarray(render.depth)[0], np.asarray(render.alpha)[0]
 
-    def _renders(self, gaussians: Gaussians, viewmats: np.ndarray) -> np.ndarray:
+    def _renders(self, gaussians: Gaussians, viewmats: np.ndarray) -> Render:
         return render_views(
             gaussians,
             viewmats,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from brute_force import render_brute_force
 from scenes import UP, f32
 from scipy.spatial.transform import Rotation
 
@@ -13,7 +14,6 @@ from igspad_jax.cameras import Camera, intrinsics_from_angle, look_at
 from igspad_jax.errors import InputError
 from igspad_jax.kernels.compositing.tiles import ALPHA_CUT
 from igspad_jax.render.projection import project
-from igspad_jax.render.reference import render_brute_force
 from igspad_jax.scene import Gaussians, merged
 
 SIZE = 24

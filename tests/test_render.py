@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from brute_force import render_brute_force
 from checks import assert_finite, assert_products_are_exact, faintest
 from scenes import BACKGROUND, COUNT, UP, VIEWMAT, f32, needles, placed, random_scene
 from scipy.special import sph_harm_y
@@ -20,7 +21,6 @@ from igspad_jax.cameras import Camera, camera_centre, hat, look_at, se3_exp
 from igspad_jax.kernels.compositing.tiles import ALPHA_CUT, TILE, grid_shape, tile_lists
 from igspad_jax.render import Capacity, CapacityError, Render, render
 from igspad_jax.render.projection import BLUR, project
-from igspad_jax.render.reference import render_brute_force
 from igspad_jax.scene import harmonics
 from igspad_jax.train.losses import photometric_loss
 from igspad_jax.train.relocation import split_opacity

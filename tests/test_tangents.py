@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from brute_force import render_brute_force
 from checks import assert_finite, assert_products_are_exact, faintest
 from scenes import BACKGROUND, COUNT, UP, VIEWMAT, f32, needles, placed, random_scene
 
@@ -20,7 +21,6 @@ from igspad_jax.invert.gradients import value_and_pose_gradient
 from igspad_jax.kernels.compositing.tiles import ALPHA_CUT, TILE
 from igspad_jax.render import render_with_jacobian
 from igspad_jax.render.projection import BLUR, NEAR, project
-from igspad_jax.render.reference import render_brute_force
 from igspad_jax.render.tangents import splat_tangents
 
 WIDTH, HEIGHT = 44, 28  # neither is a multiple of the tile
@@ -120,7 +120,7 @@ def reference(gaussians, viewmat, K, background, moving):
         seen = render_brute_force(gaussians, camera, background, sh_degree=SH_DEGREE)
         return (joined(seen),) * 2
 
-    with mock.patch("igspad_jax.render.reference.project", held):
+    with mock.patch("brute_force.project", held):
         jacobian, seen = jax.jacfwd(of_twist, has_aux=True)(jnp.zeros(6))
     return seen, jacobian
 

@@ -9,7 +9,7 @@ from igspad_jax.render.linear import (
     render_with_jacobian,
 )
 from igspad_jax.render.rasterizer import Render, render, render_features, render_splats
-from igspad_jax.render.views import render_depths, render_views
+from igspad_jax.render.views import render_views
 
 __all__ = [
     "Capacity",
@@ -19,7 +19,6 @@ __all__ = [
     "Render",
     "exposure_derivatives",
     "render",
-    "render_depths",
     "render_features",
     "render_normal",
     "render_splats",

@@ -24,15 +24,18 @@ def _renders(gaussians, viewmats, K, background, *, width, height, sh_degree, ca
     return result.replace(colour=jnp.clip(result.colour, 0.0, 1.0))
 
 
-def _complete(
+def render_views(
     gaussians: Gaussians,
     viewmats: np.ndarray,
     K: np.ndarray,
     background: np.ndarray,
+    *,
     width: int,
     height: int,
     capacity: Capacity,
 ) -> Render:
+    """Renders [n, ...] at [n, 4, 4] poses, nothing missing from them; colours in [0, 1]."""
+
     def rendered(slots):
         return _renders(
             gaussians,
@@ -46,36 +49,3 @@ def _complete(
         )
 
     return capacity.run(rendered, lambda result: result.pairs)
-
-
-def render_views(
-    gaussians: Gaussians,
-    viewmats: np.ndarray,
-    K: np.ndarray,
-    background: np.ndarray,
-    *,
-    width: int,
-    height: int,
-    capacity: Capacity,
-) -> np.ndarray:
-    """[n, H, W, 3] renders in [0, 1] at [n, 4, 4] poses, nothing missing from them."""
-    complete = _complete(gaussians, viewmats, K, background, width, height, capacity)
-    return np.asarray(complete.colour)
-
-
-def render_depths(
-    gaussians: Gaussians,
-    viewmats: np.ndarray,
-    K: np.ndarray,
-    *,
-    width: int,
-    height: int,
-    capacity: Capacity,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Depth and coverage at [n, 4, 4] poses, nothing missing from them.
-
-    Returns:
-        [n, H, W] camera-space z in world units, 0 where nothing is, and [n, H, W] alpha.
-    """
-    complete = _complete(gaussians, viewmats, K, np.zeros(3), width, height, capacity)
-    return np.asarray(complete.depth), np.asarray(complete.alpha)
