@@ -30,6 +30,8 @@ from igspad_jax.kernels.compositing.mosaic.backward import sum_by_splat
 from igspad_jax.kernels.compositing.mosaic.common import CHUNK
 from igspad_jax.kernels.compositing.tiles import ALPHA_CUT, TILE, grid_shape
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 CHANNELS = 4
 NAMES = ("means2d", "conics", "opacities", "features")
 

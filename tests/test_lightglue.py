@@ -29,6 +29,8 @@ from igspad_jax.networks.tensors import Tensors
 from igspad_jax.networks.weights import is_at_hand, load_tensors
 from igspad_jax.networks.xfeat import read_xfeat
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIZE = (400, 300)
 COUNTS = (18, 25)  # keypoints of the query and of the reference
 LOW = 1e-4  # least score where weights are random

@@ -29,6 +29,8 @@ from igspad_jax.scene.harmonics import C0, colours
 from igspad_jax.scene.initialise import common_volume, from_points, initial_gaussians, silhouettes
 from igspad_jax.scene.ply import read_ply, read_points, write_ply
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 UP = np.array([0.0, 0.0, 1.0])
 compiled_exp = jax.jit(se3_exp)
 
