@@ -23,7 +23,8 @@ def main() -> None:
         for category, folder in command.each_category(work, command.cluster()):
             metrics[category.name] = folder.load("metrics")
     finally:
-        print_tables(metrics)
+        if metrics:
+            print_tables(metrics)
 
 
 if __name__ == "__main__":
