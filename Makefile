@@ -14,7 +14,7 @@ help: ## Show this list.
 
 demo: $(VENV)/demo.stamp ## Make the toy category and run everything on it; ends with a report.
 	$(BIN)/python scripts/make_toy.py --out=data/toy
-	$(BIN)/python scripts/run.py --data=data/toy --run=runs/demo --config=configs/demo.py
+	$(BIN)/igspad-run --data=data/toy --run=runs/demo --config=demo
 
 test: $(VENV)/test.stamp ## Run the tests.
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder

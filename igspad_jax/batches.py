@@ -1,7 +1,5 @@
 """Batches of one size: another one would cost another compilation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -7,8 +7,6 @@ OpenGL axes exist only in files; `viewmat_from_c2w` is the border.
 Tangents are ordered `tau = [rho, theta]`, translation first.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """Compiled programs that later processes find on disk."""
 
-from __future__ import annotations
-
 import os
 
 import jax

@@ -1,7 +1,5 @@
 """Work on all devices of a machine: arrays of many items are sharded (`jax.sharding`)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

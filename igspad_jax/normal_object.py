@@ -4,8 +4,6 @@ Every stage takes it whole: training makes one, matching takes its depth, invers
 gradients, comparison its renders.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax.numpy as jnp

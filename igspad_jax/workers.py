@@ -1,7 +1,5 @@
 """Independent tasks: one after another in this process, or on the workers of a Ray cluster."""
 
-from __future__ import annotations
-
 import logging as logging_module
 import os
 import socket
@@ -15,10 +13,6 @@ from absl import logging
 from igspad_jax.compilation import use_compilation_cache
 from igspad_jax.errors import InputError
 
-CLUSTER_HELP = (
-    "Spread the work over a Ray cluster: its address, or auto for the one that runs here, or, if "
-    "none does, one of this machine's processors."
-)
 _RETRIES = 3  # of a task whose worker died
 
 Task = TypeVar("Task")
@@ -37,7 +31,8 @@ def run_tasks(
     Args:
         work: does a task; it and what it returns must be fit for pickling.
         tasks: of any kind.
-        cluster: as `CLUSTER_HELP` says; None for this process.
+        cluster: its address, or "auto" for the one that runs here, or, if none does, one of this
+            machine's processors; None for this process.
 
     Yields:
         A task and what `work` returned, or the `InputError` that it raised, as the tasks end.

@@ -14,14 +14,12 @@ same command goes on after a kill. To compare on CPUs give all one core, as in `
 scripts/benchmark.py`. --out gets the figures, and a plot beside it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from absl import flags
 from tqdm import tqdm
 
-from igspad_jax.benchmark import (
+from benchmarking import (
     PARTS,
     PROGRAMS,
     Record,
@@ -36,9 +34,9 @@ from igspad_jax.benchmark import (
     targets_table,
     write_plot,
 )
+from igspad_jax.commands.launch import launch
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate.tables import format_table
-from igspad_jax.launch import launch
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark.json", "JSON file for the figures.")
 _COUNTS = flags.DEFINE_list(

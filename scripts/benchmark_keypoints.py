@@ -11,8 +11,6 @@ the keypoints that both found within 0.02 pixels, and the largest difference of 
 or of the dense features.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys
@@ -25,8 +23,8 @@ import cv2
 import numpy as np
 from absl import flags
 
+from igspad_jax.commands.launch import launch
 from igspad_jax.files import write_json
-from igspad_jax.launch import launch
 
 _SIZE = flags.DEFINE_integer("size", 400, "Side of the square image in pixels.", lower_bound=64)
 _KEYPOINTS = flags.DEFINE_integer("keypoints", 1024, "The most that are found.", lower_bound=1)

@@ -11,8 +11,6 @@ weights, and their loading. The last column compares the features with those of 
 the largest difference over the features' standard deviation.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import resource
@@ -27,9 +25,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from igspad_jax.commands.launch import launch
 from igspad_jax.errors import InputError
 from igspad_jax.files import write_json
-from igspad_jax.launch import launch
 
 _SIZES = {  # width, layers, heads, global layers
     "base": (768, 12, 12, (2, 5, 8, 11)),

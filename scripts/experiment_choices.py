@@ -13,8 +13,6 @@ measured again. --out gets
     NAME/CATEGORY/               a run folder of every matcher and combination of features
 """
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,21 +22,23 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from experiments import features_table, markdown, matchers_table
+from experiments.scores import Inspected, score_figures, score_tables
+from igspad_jax.commands.categories import each_category, resolved
+from igspad_jax.commands.stage import Arguments, run_stage
 from igspad_jax.data import Category, load_mask, read_image
-from igspad_jax.detect import EXTRACTORS, extractors_at_hand
+from igspad_jax.detect import extractors_at_hand
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate.tables import Table, format_table
-from igspad_jax.experiment import features_table, markdown, matchers_table
-from igspad_jax.experiment.scores import Inspected, score_figures, score_tables
 from igspad_jax.files import write_json, write_whole
 from igspad_jax.inspector import Inspector
 from igspad_jax.machine import machine
-from igspad_jax.match import MATCHERS, matchers_at_hand
-from igspad_jax.pipeline import command
+from igspad_jax.match import matchers_at_hand
+from igspad_jax.networks.weight_sets import EXTRACTORS, MATCHERS
 from igspad_jax.pipeline.calibration import calibrate_category, calibration_files
 from igspad_jax.pipeline.evaluation import chosen_tests, evaluate_category
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.settings import Settings
+from igspad_jax.settings import Settings
 
 _OUT = flags.DEFINE_string("out", None, "Folder for the results; needed.")
 _PARTS = flags.DEFINE_list("parts", ["matchers", "features", "scores"], "What to measure.")
@@ -57,9 +57,9 @@ _COMBINATIONS = flags.DEFINE_list(
 )
 
 
-def main() -> None:
+def main(arguments: Arguments) -> None:
     """Runs the parts on every category."""
-    settings = command.settings()
+    settings = resolved(arguments)
     if not _OUT.value:
         raise InputError("--out is missing: give a folder for the results")
     out, parts = Path(_OUT.value), dict.fromkeys(_PARTS.value)
@@ -91,7 +91,7 @@ def main() -> None:
         "scores": lambda figures: [score_tables(figures, rate)],
     }
     try:
-        for _ in command.each_category(work):
+        for _ in each_category(arguments, work):
             pass
     finally:
         for part in parts:
@@ -181,4 +181,4 @@ def _write(tables: Sequence[Table], results: Mapping[str, Any], path: Path) -> N
 
 
 if __name__ == "__main__":
-    command.run_script(main)
+    run_stage(main)

@@ -1,6 +1,6 @@
 """Measures how far each way of finding a pose reaches, how exact it gets, and what it costs.
 
-    python scripts/experiment_poses.py --data=DATA --run=RUN --config=configs/cpu200.py --out=OUT
+    python scripts/experiment_poses.py --data=DATA --run=RUN --config=cpu200 --out=OUT
 
 Needs trained scenes and test images with known poses. Every method starts from the same poses: the
 true ones, turned and shifted by known amounts. Seconds are of one image at a time, without
@@ -16,18 +16,13 @@ compilation. Finished measurements are not repeated. --out gets
     CATEGORY/film.webp       one descent step by step, without and with matching point sampling
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from igspad_jax.data import Category, TestImage, load_test
-from igspad_jax.errors import InputError
-from igspad_jax.evaluate.tables import Table, format_table
-from igspad_jax.experiment import (
+from experiments import (
     METHODS,
     SUCCESS,
     Level,
@@ -50,12 +45,16 @@ from igspad_jax.experiment import (
     write_convergence,
     write_success,
 )
+from igspad_jax.commands.categories import each_category, resolved
+from igspad_jax.commands.stage import Arguments, run_stage
+from igspad_jax.data import Category, TestImage, load_test
+from igspad_jax.errors import InputError
+from igspad_jax.evaluate.tables import Table, format_table
 from igspad_jax.files import write_json, write_whole
 from igspad_jax.inspector import load_object
 from igspad_jax.machine import machine
-from igspad_jax.pipeline import command
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.settings import Settings
+from igspad_jax.settings import Settings
 
 _PARTS = ("grid", "gradients", "film")
 _SAMPLING = {"off": [False], "on": [True], "both": [False, True]}
@@ -153,14 +152,14 @@ def _write_grid(records: Sequence[Mapping[str, Any]], out: Path, success: Level)
         print(out / f"{name}.png")
 
 
-def main() -> None:
+def main(arguments: Arguments) -> None:
     """Runs the experiment on every category."""
-    overwrite, out, parts = command.overwrite(), _out(), _parts()
+    overwrite, out, parts = arguments.overwrite, _out(), _parts()
     methods, levels = check_methods(_METHODS.value), parse_levels(_ERRORS.value)
     (film_level,) = parse_levels([_FILM_START.value])
     (success,) = parse_levels([_SUCCESS.value])
     cells = grid(_SOURCES[_SOURCE.value], levels, _SAMPLING[_SAMPLING_FLAG.value], methods)
-    settings, seed = command.settings(), _SEED.value
+    settings, seed = resolved(arguments), _SEED.value
     base = settings.invert
     records, gradients = [], []
 
@@ -183,7 +182,7 @@ def main() -> None:
             )
 
     try:
-        for _ in command.each_category(work):
+        for _ in each_category(arguments, work):
             pass
     finally:
         if gradients:
@@ -196,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run_script(main)
+    run_stage(main)

@@ -1,64 +1,6 @@
-"""Downloads pretrained weights, so that runs need no network.
+"""Downloads pretrained weights; the same as the console command `igspad-fetch-weights`."""
 
-    python scripts/fetch_weights.py
-    python scripts/fetch_weights.py --weights=sam-vit-huge,xfeat
-    python scripts/fetch_weights.py --list
-
-What is on this machine already is not downloaded again. Sets that cannot be had are named at the
-end, with exit status 1; the others stay. For a machine without a network, copy the folders
-~/.cache/igspad_jax ($IGSPAD_JAX_CACHE) and ~/.cache/huggingface/hub ($HF_HUB_CACHE) there; of the
-first, runs only need the folder `weights`.
-"""
-
-from __future__ import annotations
-
-import logging
-import sys
-
-from absl import flags
-
-from igspad_jax.errors import InputError
-from igspad_jax.launch import launch
-from igspad_jax.networks.weight_sets import DEFAULT_SETS, WEIGHT_SETS, weight_set
-from igspad_jax.networks.weights import fetch, is_at_hand
-
-_WEIGHTS = flags.DEFINE_list(
-    "weights", list(DEFAULT_SETS), "Names of the sets to fetch, separated by commas."
-)
-_LIST = flags.DEFINE_bool("list", False, "Only shows which sets there are.")
-
-
-def main() -> None:
-    """Fetches the sets that the flags name, or lists all."""
-    if _LIST.value:
-        show()
-        return
-    logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
-    failed = {}
-    for entry in [weight_set(name) for name in _WEIGHTS.value]:
-        print(f"{entry.name}: {entry.network}; from {entry.source}", flush=True)
-        try:
-            print(f"  {fetch(entry.name)}\n  licence: {entry.licence}", flush=True)
-        except InputError as error:
-            failed[entry.name] = error
-            print("  failed", flush=True)
-    for name, error in failed.items():
-        print(f"error: {name}: {error}", file=sys.stderr)
-    if failed:
-        sys.exit(1)
-
-
-def show() -> None:
-    """Prints a table of all sets."""
-    rows = [("name", "MB", "here", "source", "licence", "network")]
-    for entry in WEIGHT_SETS.values():
-        size, here = str(entry.megabytes), "yes" if is_at_hand(entry.name) else "no"
-        rows.append((entry.name, size, here, str(entry.source), entry.licence, entry.network))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
-
+from igspad_jax.commands.fetch_weights import run
 
 if __name__ == "__main__":
-    launch(main)
+    run()

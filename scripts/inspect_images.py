@@ -1,7 +1,4 @@
-"""Inspects photographs of a trained object; the console command `igspad-inspect` does the same.
-
-python scripts/inspect_images.py --object=runs/demo data/toy/test/Burrs/0.png
-"""
+"""Inspects photographs; the same as the console command `igspad-inspect`."""
 
 from igspad_jax.commands.inspect import run
 

@@ -8,13 +8,11 @@ it holds the true test poses (test_poses.json) and every defective view without 
 (test_clean/). The same flags give the same files; a folder that is there already is not made anew.
 """
 
-from __future__ import annotations
-
 from absl import flags
 
-from igspad_jax.data.toy import ToyConfig, write_toy_category
+from igspad_jax.commands.launch import launch
 from igspad_jax.errors import InputError
-from igspad_jax.launch import launch
+from toy.category import ToyConfig, write_toy_category
 
 _DEFAULT = ToyConfig()
 _OUT = flags.DEFINE_string("out", None, "Folder of the category to make; needed.")

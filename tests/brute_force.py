@@ -3,8 +3,6 @@
 It is slow and needs much memory; the fast path is tested against it.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

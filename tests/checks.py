@@ -1,7 +1,5 @@
 """What tests of several files ask of results."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 from jax.extend.core import jaxprs_in_params

@@ -1,7 +1,5 @@
 """What several files test with: a ball that needs no ray caster, and an object to be inverted."""
 
-from __future__ import annotations
-
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,14 +7,14 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 import pytest
-from inversions import CENTRE, blobs, by_levels, model_of, off
-from scenes import UP
 
 from igspad_jax.cameras import intrinsics_from_angle, look_at
 from igspad_jax.data import LoadedViews
 from igspad_jax.invert import Inversion
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.scene import Gaussians
+from inversions import CENTRE, blobs, by_levels, model_of, off
+from scenes import UP
 
 # No test may read or write the user's cache of compiled programs.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")

@@ -5,27 +5,20 @@ so all tests share one model, three images or one, and the levels of `LEVELS`: s
 pixels and three at 40. The fixtures of `conftest` are made of this.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scenes import UP, f32
 from scipy.spatial.transform import Rotation
 
 from igspad_jax.cameras import intrinsics_from_angle, look_at, pose_errors
-from igspad_jax.invert import (
-    AdamConfig,
-    Inversion,
-    InvertConfig,
-    LevenbergConfig,
-    invert,
-)
+from igspad_jax.invert import Inversion, invert
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.scene import Gaussians
+from igspad_jax.settings import AdamConfig, InvertConfig, LevenbergConfig
+from scenes import UP, f32
 
 SIZE = 40
 BACKGROUND = np.ones(3)

@@ -4,8 +4,6 @@
 user's cache; nothing is installed. What these import and the tests never run is stood in for.
 """
 
-from __future__ import annotations
-
 import contextlib
 import enum
 import functools

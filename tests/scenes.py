@@ -3,8 +3,6 @@
 All have one number of Gaussians, and so share compiled functions.
 """
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 

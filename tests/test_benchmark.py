@@ -3,8 +3,6 @@
 One run of the script in processes of its own; all else is run here, and hardly anything compiled.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import inspect
@@ -22,7 +20,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from igspad_jax.benchmark import (
+from benchmarking import (
     agreement,
     grid,
     ours,
@@ -35,12 +33,12 @@ from igspad_jax.benchmark import (
     stages,
     targets,
 )
-from igspad_jax.benchmark.compiling import Compiled
-from igspad_jax.benchmark.plan import Key, Record, make_plan
-from igspad_jax.benchmark.programs import COMPARED, PARTS, PROGRAMS, absence
-from igspad_jax.benchmark.scenes import make_scene
-from igspad_jax.benchmark.tables import cell_line, dssim_table, tables
-from igspad_jax.benchmark.timing import Prepared, measure
+from benchmarking.compiling import Compiled
+from benchmarking.plan import Key, Record, make_plan
+from benchmarking.programs import COMPARED, PARTS, PROGRAMS, absence
+from benchmarking.scenes import make_scene
+from benchmarking.tables import cell_line, dssim_table, tables
+from benchmarking.timing import Prepared, measure
 from igspad_jax.errors import InputError
 from igspad_jax.inspector import automatic
 
@@ -163,7 +161,7 @@ class TestScript:
     def test_nothing_touches_the_device_on_import(self):
         """A parent that holds a GPU's memory would leave none for the programs."""
         code = (
-            "import igspad_jax.benchmark; from jax._src import xla_bridge; "
+            "import benchmarking; from jax._src import xla_bridge; "
             "assert not xla_bridge.backends_are_initialized()"
         )
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

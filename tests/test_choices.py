@@ -1,7 +1,5 @@
 """Which matcher and which features an inspector takes, and what several extractors make."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 
@@ -9,15 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igspad_jax.detect import DetectConfig, check_features, make_comparison
+from experiments import features_table, matchers_table
+from igspad_jax.detect import make_comparison
 from igspad_jax.detect.comparison import Comparison
 from igspad_jax.detect.features import HandMade
 from igspad_jax.detect.registry import best_features
 from igspad_jax.errors import InputError
-from igspad_jax.experiment import features_table, matchers_table
-from igspad_jax.inspector import InspectorConfig, resolve, weights_of
+from igspad_jax.inspector import resolve, weights_of
 from igspad_jax.match import (
-    MatchConfig,
     OpenCVMatcher,
     best_matcher,
     look_up,
@@ -29,6 +26,8 @@ from igspad_jax.match import (
 )
 from igspad_jax.match.matching import Matches
 from igspad_jax.match.turning import turned_back
+from igspad_jax.networks.weight_sets import check_features
+from igspad_jax.settings import DetectConfig, InspectorConfig, MatchConfig
 
 
 @pytest.fixture

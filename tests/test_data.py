@@ -1,7 +1,5 @@
 """Reading images and categories, and what is said of those that cannot be read."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,13 +1,17 @@
 """The paper's descent: Adam on many images at once."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
+
+from igspad_jax.cameras import pose_errors
+from igspad_jax.invert import Inversion, descent
+from igspad_jax.invert.descent import Descent, optimiser
+from igspad_jax.settings import InvertConfig
 from inversions import (
     ADAM,
     CENTRE,
@@ -21,11 +25,6 @@ from inversions import (
     starve,
 )
 from scenes import f32
-from scipy.spatial.transform import Rotation
-
-from igspad_jax.cameras import pose_errors
-from igspad_jax.invert import Inversion, InvertConfig, descent
-from igspad_jax.invert.descent import Descent, optimiser
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 

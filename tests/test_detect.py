@@ -1,7 +1,5 @@
 """Features, their distances, image scores, and the anomaly that normal images show."""
 
-from __future__ import annotations
-
 import cv2
 import jax.numpy as jnp
 import numpy as np

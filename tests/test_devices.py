@@ -4,8 +4,6 @@ Compiling dominates the time of these tests, so every process compiles each prog
 all that is done with many devices, and this file run as a script does it with eight.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess
@@ -16,15 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inversions import FINE
 
 from igspad_jax.cameras import intrinsics_from_angle, look_at, se3_exp
-from igspad_jax.invert import AdamConfig, InvertConfig, invert
+from igspad_jax.invert import invert
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.scene import Gaussians
+from igspad_jax.settings import AdamConfig, InvertConfig, TrainConfig
 from igspad_jax.train.checkpoints import Checkpoints
-from igspad_jax.train.trainer import TrainConfig, Views, initial_state, train
+from igspad_jax.train.trainer import Views, initial_state, train
+from inversions import FINE
 
 SIZE = 24
 RADIUS = 0.9

@@ -1,15 +1,11 @@
 """The normal equations of a level: what the kernels sum up, and what the Jacobian's image gives."""
 
-from __future__ import annotations
-
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inversions import BACKGROUND, CENTRE, POSE, RADIUS, SIZE, K, blobs, moved
-from scenes import f32
 
 from igspad_jax.cameras import Camera
 from igspad_jax.invert.equations import Problem, normal_equations
@@ -17,6 +13,8 @@ from igspad_jax.invert.poses import retract
 from igspad_jax.render import render
 from igspad_jax.render.projection import BLUR, NEAR
 from igspad_jax.scene import exposed
+from inversions import BACKGROUND, CENTRE, POSE, RADIUS, SIZE, K, blobs, moved
+from scenes import f32
 
 SLOTS = 4096
 EXPOSURE = f32([1.2, 0.15])  # no colour comes near zero, where it would be held

@@ -1,7 +1,5 @@
 """Metrics of maps, poses and verdicts, and the tables that show them."""
 
-from __future__ import annotations
-
 import json
 import math
 

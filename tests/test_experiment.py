@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import json
 import subprocess
@@ -12,11 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igspad_jax.cameras import intrinsics_from_angle, look_at, pose_errors
-from igspad_jax.data import TestImage
-from igspad_jax.errors import InputError
-from igspad_jax.evaluate.tables import Table
-from igspad_jax.experiment import (
+from experiments import (
     METHODS,
     SUCCESS,
     Level,
@@ -39,14 +33,18 @@ from igspad_jax.experiment import (
     write_convergence,
     write_success,
 )
-from igspad_jax.experiment import runs as runs_module
-from igspad_jax.experiment.measures import convergence, steps_until, summary
-from igspad_jax.experiment.methods import PAPER, config_of, relevant_settings
-from igspad_jax.experiment.starts import start
-from igspad_jax.invert import AdamConfig, InvertConfig, LevenbergConfig
+from experiments import runs as runs_module
+from experiments.measures import convergence, steps_until, summary
+from experiments.methods import PAPER, config_of, relevant_settings
+from experiments.starts import start
+from igspad_jax.cameras import intrinsics_from_angle, look_at, pose_errors
+from igspad_jax.data import TestImage
+from igspad_jax.errors import InputError
+from igspad_jax.evaluate.tables import Table
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.scene import Gaussians
+from igspad_jax.settings import AdamConfig, InvertConfig, LevenbergConfig
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -110,7 +108,7 @@ def some_matches(monkeypatch):
     points = np.stack([x, y], axis=1) + 0.5
     for module in ("runs", "film"):
         monkeypatch.setattr(
-            f"igspad_jax.experiment.{module}.matched_points", lambda matcher, image, render: points
+            f"experiments.{module}.matched_points", lambda matcher, image, render: points
         )
 
 
@@ -430,7 +428,7 @@ class TestGradients:
         assert len(table.rows) == 8 and len(table.columns) == 10
         written = json.loads((folder / "gradients.json").read_text())
         assert written == found
-        monkeypatch.setattr("igspad_jax.experiment.gradients.pose_gradients", None)
+        monkeypatch.setattr("experiments.gradients.pose_gradients", None)
         assert compare_gradients(subject, LEVELS[1:], folder, seed=0) == found
 
 
@@ -459,7 +457,7 @@ class TestFilm:
         assert np.ptp(counting[:, 150:], axis=2).max() < 30 < np.ptp(counting[:, :80], axis=2).max()
         final = json.loads((folder / "film.json").read_text())["final"]
         assert set(final) == {"whole image", "matching points"}
-        monkeypatch.setattr("igspad_jax.experiment.film.invert", None)
+        monkeypatch.setattr("experiments.film.invert", None)
         assert made() == path
 
 

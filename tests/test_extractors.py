@@ -1,10 +1,7 @@
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from originals import original
 
 from igspad_jax.detect import feature_distance
 from igspad_jax.detect.extractors import Pretrained, resample, sam_input
@@ -13,6 +10,7 @@ from igspad_jax.networks.cait import read_cait
 from igspad_jax.networks.resnet import read_resnet
 from igspad_jax.networks.sam import read_sam
 from igspad_jax.networks.tensors import Tensors
+from originals import original
 
 # Windows of 4 in a grid of 10.
 SMALL_SAM = {

@@ -3,8 +3,6 @@
 The object is a real one, loaded as ever; verdicts follow the photographs' colours.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -16,23 +14,14 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from inversions import POSE as VIEW
-from inversions import K, blobs, model_of
 
 from igspad_jax.commands import inspect
 from igspad_jax.data import LoadedViews, read_image, write_image
-from igspad_jax.detect import DetectConfig
 from igspad_jax.errors import InputError
-from igspad_jax.inspector import (
-    Calibration,
-    Inspection,
-    Inspector,
-    InspectorConfig,
-    PoseEstimate,
-    Region,
-    Verdict,
-)
-from igspad_jax.match import MatchConfig
+from igspad_jax.inspector import Calibration, Inspection, Inspector, PoseEstimate, Region, Verdict
+from igspad_jax.settings import DetectConfig, InspectorConfig, MatchConfig
+from inversions import POSE as VIEW
+from inversions import K, blobs, model_of
 
 ROOT = Path(__file__).parents[1]
 GREEN, RED, BLUE = (0, 200, 0), (200, 0, 0), (0, 0, 200)

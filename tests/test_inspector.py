@@ -1,7 +1,5 @@
 """From a photograph to a verdict: calibration, coverage, regions, and the inspector itself."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -11,20 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inversions import BACKGROUND, CENTRE, FINE, LEVELS, RADIUS, SIZE, by_levels, model_of, off
-from scenes import UP, f32
 from scipy.spatial.transform import Rotation
 
 from igspad_jax.cameras import look_at, pose_errors
 from igspad_jax.data import LoadedViews, to_uint8
-from igspad_jax.detect import DetectConfig, own_level, pooled
+from igspad_jax.detect import own_level, pooled
 from igspad_jax.errors import InputError
 from igspad_jax.files import write_json
 from igspad_jax.inspector import (
-    CalibrateConfig,
     Calibration,
     Inspector,
-    InspectorConfig,
     Measured,
     PoseEstimate,
     Verdict,
@@ -36,10 +30,17 @@ from igspad_jax.inspector import (
 )
 from igspad_jax.inspector.coverage import Coverage
 from igspad_jax.inspector.regions import find_regions
-from igspad_jax.invert import InvertConfig
 from igspad_jax.invert.deviations import deviations
 from igspad_jax.invert.poses import retract
-from igspad_jax.match import MatchConfig
+from igspad_jax.settings import (
+    CalibrateConfig,
+    DetectConfig,
+    InspectorConfig,
+    InvertConfig,
+    MatchConfig,
+)
+from inversions import BACKGROUND, CENTRE, FINE, LEVELS, RADIUS, SIZE, by_levels, model_of, off
+from scenes import UP, f32
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 

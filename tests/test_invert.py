@@ -1,12 +1,17 @@
 """Inversion from coarse to fine: which poses are found, from which starts, along which paths."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
+
 from checks import assert_finite
+from igspad_jax.cameras import look_at, pose_errors
+from igspad_jax.errors import InputError
+from igspad_jax.invert import invert, levenberg
+from igspad_jax.invert.pyramid import _best_apart
+from igspad_jax.settings import InvertConfig
 from inversions import (
     CENTRE,
     FINE,
@@ -25,12 +30,6 @@ from inversions import (
     starve,
 )
 from scenes import UP, f32
-from scipy.spatial.transform import Rotation
-
-from igspad_jax.cameras import look_at, pose_errors
-from igspad_jax.errors import InputError
-from igspad_jax.invert import InvertConfig, invert, levenberg
-from igspad_jax.invert.pyramid import _best_apart
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 

@@ -4,8 +4,6 @@ Interpreting a GPU kernel takes a tenth of a second for every chunk of 16 splats
 than that: one image size, one number of splats and one compiled function to an implementation.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import NamedTuple
@@ -14,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checks import gpu_kernels
 
+from checks import gpu_kernels
 from igspad_jax.errors import InputError
 from igspad_jax.kernels.compositing import (
     ProjectedSplats,

@@ -1,7 +1,5 @@
 """ALIKED, XFeat and what they share, beside the programs they were ported from."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from originals import original
 
 from igspad_jax.detect import feature_distance
 from igspad_jax.detect.dense import AlikedFeatures, XFeatFeatures
@@ -24,6 +21,7 @@ from igspad_jax.networks.sampling import largest_around, sample, strongest
 from igspad_jax.networks.tensors import Tensors
 from igspad_jax.networks.weights import is_at_hand, load_tensors
 from igspad_jax.networks.xfeat import read_xfeat
+from originals import original
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 

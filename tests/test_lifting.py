@@ -3,8 +3,6 @@
 The matcher is a fake that knows where the camera is: it gives exact matches, wrong ones, or none.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

@@ -1,7 +1,5 @@
 """SuperPoint, LightGlue and the matcher made of them, beside the programs they were ported from."""
 
-from __future__ import annotations
-
 import time
 
 import cv2
@@ -12,10 +10,9 @@ import pytest
 import torch
 import transformers
 from absl import logging
-from conftest import quick_compilation
 from flax import linen as nn
-from originals import original
 
+from conftest import quick_compilation
 from igspad_jax.errors import InputError
 from igspad_jax.match import match_views
 from igspad_jax.match.features import cached_features
@@ -28,6 +25,7 @@ from igspad_jax.networks.superpoint import read_superpoint
 from igspad_jax.networks.tensors import Tensors
 from igspad_jax.networks.weights import is_at_hand, load_tensors
 from igspad_jax.networks.xfeat import read_xfeat
+from originals import original
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 

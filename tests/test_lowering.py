@@ -4,13 +4,11 @@ A GPU runs all hypotheses of a batch at once and composites by the kernels: both
 here. That a program lowers does not say that it runs, or how fast.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import pytest
-from checks import gpu_kernels
 
+from checks import gpu_kernels
 from igspad_jax import devices
 from igspad_jax.invert import levenberg
 from igspad_jax.invert.equations import Problem

@@ -1,20 +1,16 @@
 """Matching images with training views, retrieval, and the first poses that come of both."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 
 import cv2
 import numpy as np
 import pytest
-from inversions import CENTRE as BLOBS_CENTRE
 
 from igspad_jax.cameras import intrinsics_from_angle, look_at, pose_errors
 from igspad_jax.errors import InputError
 from igspad_jax.match import (
     FirstPoses,
-    MatchConfig,
     Matches,
     OpenCVMatcher,
     all_views,
@@ -36,6 +32,8 @@ from igspad_jax.match.similarity import (
     scale_and_angle,
     viewmat_from_similarity,
 )
+from igspad_jax.settings import MatchConfig
+from inversions import CENTRE as BLOBS_CENTRE
 
 SIZE = 96
 CENTRE = np.array([0.1, -0.2, 0.05])

@@ -1,20 +1,18 @@
-from __future__ import annotations
-
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from brute_force import render_brute_force
-from scenes import UP, f32
 from scipy.spatial.transform import Rotation
 
+from brute_force import render_brute_force
 from igspad_jax.cameras import Camera, intrinsics_from_angle, look_at
 from igspad_jax.errors import InputError
 from igspad_jax.kernels.compositing.tiles import ALPHA_CUT
 from igspad_jax.render.projection import project
 from igspad_jax.scene import Gaussians, merged
+from scenes import UP, f32
 
 SIZE = 24
 CAMERA = Camera(

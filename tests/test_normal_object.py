@@ -1,15 +1,13 @@
 """The normal object: its levels, its renders and the residuals of images."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inversions import BACKGROUND, CENTRE, RADIUS, SIZE, model_of
 
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.render.projection import BLUR
+from inversions import BACKGROUND, CENTRE, RADIUS, SIZE, model_of
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 

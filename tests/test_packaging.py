@@ -1,7 +1,5 @@
 """How the package is laid out, and which part may import which."""
 
-from __future__ import annotations
-
 import ast
 import configparser
 import importlib

@@ -1,7 +1,5 @@
 """The stages of a run, and what its folder keeps: all runs are of one toy of 48 pixels."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import json
@@ -17,20 +15,28 @@ import pytest
 
 from igspad_jax.cameras import pose_errors
 from igspad_jax.data import read_category, read_image, write_image
-from igspad_jax.data.toy import ToyConfig, write_toy_category
-from igspad_jax.detect import DetectConfig, pooled
+from igspad_jax.detect import pooled
 from igspad_jax.errors import InputError
-from igspad_jax.inspector import CalibrateConfig, Inspector, load_object
-from igspad_jax.invert import InvertConfig, LevenbergConfig
-from igspad_jax.match import MatchConfig
+from igspad_jax.inspector import Inspector, load_object
 from igspad_jax.pipeline.calibration import calibrate_category
 from igspad_jax.pipeline.evaluation import evaluate_category
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.settings import DataConfig, EvaluateConfig, Settings
 from igspad_jax.pipeline.summary import summarise
 from igspad_jax.pipeline.training import train_category
-from igspad_jax.train import Fitted, TrainConfig
+from igspad_jax.settings import (
+    CalibrateConfig,
+    DataConfig,
+    DetectConfig,
+    EvaluateConfig,
+    InvertConfig,
+    LevenbergConfig,
+    MatchConfig,
+    Settings,
+    TrainConfig,
+)
+from igspad_jax.train import Fitted
 from igspad_jax.train.checkpoints import Checkpoints
+from toy.category import ToyConfig, write_toy_category
 
 LEVELS = LevenbergConfig(
     widths=(0,), blurs=(1.0,), merge_cells=(0,), steps=(6,), deltas=(0.1,), hypotheses_kept=(1,),
@@ -51,7 +57,6 @@ ROOT = Path(__file__).parents[1]
 KINDS = ("Burrs", "Missing", "Stains")
 TESTS = [f"{kind}/{i}" for kind in ("good", *KINDS) for i in range(2)]
 NORMALS = 5
-# Known faults.
 
 
 def changed(section: str, **values) -> Settings:
@@ -413,7 +418,7 @@ class TestRunAgain:
             train_category(category, folder, SETTINGS)
         assert "training images changed, and it is trained anew: train_good_3" in caplog.text
         assert trained == [["made_with.json"]]  # without the checkpoints of the old images
-        with pytest.raises(InputError, match=r"inspector.json: no such file; run scripts/calib"):
+        with pytest.raises(InputError, match=r"inspector.json: no such file; run igspad-calib"):
             evaluate_category(category, folder, SETTINGS)
 
 
@@ -515,7 +520,7 @@ class TestOtherSettings:
             InputError, match=f"calibrated with other settings: .*{named}"
         ) as caught:
             evaluate_category(read_category(toy), RunFolder(finished / "toy"), settings)
-        assert "scripts/calibrate.py" in str(caught.value)
+        assert "igspad-calibrate" in str(caught.value)
         assert stamps(finished) == before
 
 
@@ -618,7 +623,7 @@ class TestKilled:
             with pytest.raises(KeyboardInterrupt):
                 train_category(category, folder, SETTINGS)
         for stage in (calibrate_category, evaluate_category):
-            with pytest.raises(InputError, match=r"scripts/train"):
+            with pytest.raises(InputError, match=r"igspad-train"):
                 stage(category, folder, SETTINGS)
         with pytest.raises(InputError, match=r"other settings: train.seed was 0 and is 1"):
             train_category(category, folder, changed("train", seed=1))
@@ -689,19 +694,19 @@ class TestDamaged:
 
     def test_losses_of_an_image(self, again):
         (again.root / "toy/inspected/Burrs/1.json").write_text("{}")
-        with pytest.raises(InputError, match=r"Burrs/1.json: damaged .*scripts/evaluate.py"):
+        with pytest.raises(InputError, match=r"Burrs/1.json: damaged .*igspad-evaluate"):
             summarise([(read_category(again.data), again.folder)], SETTINGS, again.root, anew=True)
 
     @pytest.mark.parametrize(
         ("name", "stage", "remedy"),
         [
-            ("training.json", train_category, r"delete it and run scripts/train"),
-            ("calibration.json", calibrate_category, r"delete it and run scripts/calibrate"),
-            ("metrics.json", evaluate_category, r"delete it and run scripts/evaluate"),
+            ("training.json", train_category, r"delete it and run igspad-train"),
+            ("calibration.json", calibrate_category, r"delete it and run igspad-calibrate"),
+            ("metrics.json", evaluate_category, r"delete it and run igspad-evaluate"),
             pytest.param(
                 "object/inspector.json",
                 evaluate_category,
-                r"run scripts/calibrate",
+                r"run igspad-calibrate",
             ),
         ],
     )

@@ -1,7 +1,5 @@
 """What README.md promises: its commands, its Python, and a floor under the demo's accuracy."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

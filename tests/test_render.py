@@ -4,19 +4,16 @@ Compiling dominates the time of these tests, so all scenes share one image size 
 Gaussians, and with them the compiled functions of `Compiled`.
 """
 
-from __future__ import annotations
-
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from brute_force import render_brute_force
-from checks import assert_finite, assert_products_are_exact, faintest
-from scenes import BACKGROUND, COUNT, UP, VIEWMAT, f32, needles, placed, random_scene
 from scipy.special import sph_harm_y
 
+from brute_force import render_brute_force
+from checks import assert_finite, assert_products_are_exact, faintest
 from igspad_jax.cameras import Camera, camera_centre, hat, look_at, se3_exp
 from igspad_jax.kernels.compositing.tiles import ALPHA_CUT, TILE, grid_shape, tile_lists
 from igspad_jax.render import Capacity, CapacityError, Render, render
@@ -24,6 +21,7 @@ from igspad_jax.render.projection import BLUR, project
 from igspad_jax.scene import harmonics
 from igspad_jax.train.losses import photometric_loss
 from igspad_jax.train.relocation import split_opacity
+from scenes import BACKGROUND, COUNT, UP, VIEWMAT, f32, needles, placed, random_scene
 
 WIDTH, HEIGHT = 60, 44  # neither is a multiple of the tile
 pytestmark = pytest.mark.usefixtures("quickly_compiled")

@@ -1,16 +1,14 @@
 """Steps on SE(3): retractions, and their derivatives."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inversions import CENTRE, POSE, is_rigid
-from scenes import f32
 
 from igspad_jax.cameras import pose_errors, se3_exp
 from igspad_jax.invert.poses import orthonormalised, retract, twist_basis
+from inversions import CENTRE, POSE, is_rigid
+from scenes import f32
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 

@@ -1,29 +1,37 @@
 """Settings, config files, the command line, and the loop over categories."""
 
-from __future__ import annotations
-
 import dataclasses
+import importlib
 import itertools
 import json
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+
+from igspad_jax.commands.categories import category_roots, each_category
+from igspad_jax.commands.stage import Arguments, load_config
+from igspad_jax.errors import InputError
+from igspad_jax.settings import (
+    AdamConfig,
+    DataConfig,
+    InspectorConfig,
+    Settings,
+    check_name,
+    filled,
+    first_difference,
+)
 from test_pipeline import ROOT, SETTINGS, changed, script, toy  # noqa: F401
 
-from igspad_jax.errors import InputError
-from igspad_jax.inspector import InspectorConfig
-from igspad_jax.invert import AdamConfig
-from igspad_jax.pipeline import command
-from igspad_jax.pipeline.settings import DataConfig, Settings, config_from, settings_from
-from igspad_jax.settings import check_name, filled, first_difference
+BIN = Path(sys.executable).parent
 
 
 class TestSettings:
     def test_round_trip(self):
-        assert settings_from(config_from(SETTINGS)) == SETTINGS
+        assert filled(Settings, dataclasses.asdict(SETTINGS)) == SETTINGS
         content = json.loads(json.dumps(dataclasses.asdict(SETTINGS.inspector)))
         assert filled(InspectorConfig, content) == SETTINGS.inspector
 
@@ -76,14 +84,14 @@ class TestSettings:
     )
     def test_values_out_of_their_range(self, section, values, said):
         with pytest.raises(InputError) as caught:
-            settings_from(config_from(changed(section, **values)))
+            filled(Settings, dataclasses.asdict(changed(section, **values)))
         assert said in str(caught.value)
 
     @pytest.mark.parametrize(
         ("text", "said"),
         [
             ("x = 1", "KeyError: 'get_config'"),
-            ("def get_config():\n    return 3", "returns a int, not a ConfigDict"),
+            ("def get_config():\n    return 3", "returns a int, not Settings"),
             ("def get_config():\n    return missing", "line 2: NameError: name 'missing'"),
             ("def get_config(:", "SyntaxError"),
             (
@@ -97,17 +105,19 @@ class TestSettings:
         path = tmp_path / "mine.py"
         path.write_text(text)
         with pytest.raises(InputError) as caught:
-            command.load_config(path)
+            load_config(path)
         assert str(caught.value).startswith(str(path)) and said in str(caught.value)
         assert "\n" not in str(caught.value)
 
     def test_a_missing_config_file(self):
         with pytest.raises(InputError, match=r"no.py: no such config file"):
-            command.load_config(Path("no.py"))
+            load_config(Path("no.py"))
 
     def test_the_config_files_of_the_repository(self):
-        for path in (ROOT / "configs").glob("*.py"):
-            assert isinstance(command.load_config(path), Settings)
+        found = [path.stem for path in (ROOT / "igspad_jax/configs").glob("*.py")]
+        assert {"demo", "cpu200", "default", "paper"} <= set(found)
+        for name in found:
+            assert load_config(Path(name)).train.steps > 0
 
     def test_sections_left_out_keep_their_defaults(self, tmp_path):
         path = tmp_path / "mine.py"
@@ -115,7 +125,7 @@ class TestSettings:
             "from ml_collections import ConfigDict\n"
             "def get_config():\n    return ConfigDict({'data': {'size': 64}})"
         )
-        assert command.load_config(path) == Settings(data=DataConfig(size=64))
+        assert load_config(path) == Settings(data=DataConfig(size=64))
 
 
 def error_line(done: subprocess.CompletedProcess) -> str:
@@ -127,13 +137,45 @@ def error_line(done: subprocess.CompletedProcess) -> str:
     return lines[0]
 
 
+COMMANDS = {
+    "train": "scene", "calibrate": "normals", "evaluate": "ray", "report": "run", "run": "points",
+    "inspect": "object", "fetch-weights": "list",
+}  # fmt: skip
+
+
 class TestCommandLine:
-    def test_help(self):
-        done = script("run", "--help")
-        assert done.returncode == 0
-        flags = ("data", "run", "config", "category", "[no]overwrite", "scene", "normals")
-        assert all(f"  --{flag}:" in done.stdout for flag in (*flags, "false_alarm_rate"))
-        assert len(done.stdout.splitlines()) < 60
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_help(self, name):
+        line = [str(BIN / f"igspad-{name}"), "--help"]
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+        flags = done.stdout[done.stdout.index("Flags:") :]
+        assert re.search(rf"^  --(\[no\])?{COMMANDS[name]}\b", flags, re.MULTILINE)
+        assert done.stdout.startswith(importlib.import_module(module_of(name)).__doc__[:30])
+        if name not in ("inspect", "fetch-weights"):
+            for setting in ("invert.adam.rate=0.01", "train.rates.means=", "detect.pool=0.015"):
+                assert f"  --config.{setting}" in flags
+        longest = max(map(len, done.stdout.splitlines()))
+        assert longest <= 100
+
+    def test_every_setting_is_explained(self):
+        text = settings_help(Settings())
+        names = re.findall(r"^  --config\.\S+=.*\n +(.*)$", text, flags=re.MULTILINE)
+        assert len(names) > 60 and not [line for line in names if line.startswith("(")]
+        assert "(a number, more than 0, at most 0.5)" in " ".join(text.split())
+        assert "(a whole number, 0 to 3)" in " ".join(text.split())
+
+    def test_help_shows_the_values_of_the_given_config(self):
+        done = script("train", "--config=demo", "--help")
+        assert "  --config.train.steps=3000\n" in done.stdout
+
+    def test_no_heavy_imports_before_the_flags_are_right(self):
+        """They take seconds; a wrong flag is answered at once."""
+        modules = ", ".join(map(module_of, COMMANDS))
+        code = (
+            f"import sys, {modules}; print([m for m in ('jax', 'cv2', 'flax') if m in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout == "[]\n", done.stderr
 
     def test_typo_in_a_flag(self):
         assert "'confg'. Did you mean: config" in error_line(script("run", "--confg=x"))
@@ -141,6 +183,19 @@ class TestCommandLine:
     def test_typo_in_a_setting(self):
         line = error_line(script("calibrate", "--data=x", "--run=x", "--config.train.stpes=3"))
         assert "config.train.stpes: did you mean config.train.steps?" in line
+
+    @pytest.mark.parametrize("missing", ["data", "run"])
+    def test_a_missing_flag(self, missing):
+        given = [f"--{name}=x" for name in ("data", "run") if name != missing]
+        assert f"--{missing} is missing: give" in error_line(script("report", *given))
+
+    def test_scene_and_points_exclude_each_other(self):
+        with pytest.raises(InputError, match="--scene and --points exclude each other"):
+            Arguments(Path("d"), Path("r"), scene=Path("a.ply"), points=Path("b.ply"))
+
+
+def module_of(command: str) -> str:
+    return f"igspad_jax.commands.{command.replace('-', '_')}"
 
 
 class TestCategories:
@@ -151,22 +206,10 @@ class TestCategories:
         """A folder with a copy of the toy, to damage."""
         return shutil.copytree(toy, tmp_path / "data" / "toy").parent
 
-    @pytest.fixture
-    def flags(self, monkeypatch):
-        def give(data="", run="runs", category=(), normals=None):
-            values = {"data": str(data), "run": str(run), "normals": normals}
-            for name, value in values.items():
-                holder = SimpleNamespace(name=name, value=value or None)
-                monkeypatch.setattr(command, f"_{name.upper()}", holder)
-            monkeypatch.setattr(command, "_CATEGORY", SimpleNamespace(value=list(category)))
-
-        return give
-
-    def test_one_bad_category_stops_no_other(self, flags, data, tmp_path, capsys):
+    def test_one_bad_category_stops_no_other(self, data, tmp_path, capsys):
         for name in ("bad", "worse"):
             shutil.copytree(data / "toy", data / name)
         (data / "bad/transforms.json").write_text("{")
-        flags(data, tmp_path / "run")
         done = []
 
         def work(category, folder):
@@ -174,7 +217,7 @@ class TestCategories:
                 raise InputError("not this one")
             done.append((category.name, folder.root))
 
-        ended = command.each_category(work)
+        ended = each_category(Arguments(data, tmp_path / "run"), work)
         assert [category.name for category, _ in itertools.islice(ended, 1)] == ["toy"]
         assert done == [("toy", tmp_path / "run/toy")]
         with pytest.raises(InputError, match="for the reasons above: bad, worse"):
@@ -182,45 +225,37 @@ class TestCategories:
         errors = capsys.readouterr().err.splitlines()
         assert errors[0].startswith("error: bad: ") and errors[1] == "error: worse: not this one"
 
-    def test_names(self, flags, data):
+    def test_names(self, data):
         shutil.copytree(data / "toy", data / "other")
-        flags(data, category=["other"])
-        assert [root.name for root in command.category_roots()] == ["other"]
-        flags(data, category=["toy", "Toy"])
+        one = Arguments(data, Path("runs"), category=("other",))
+        assert [root.name for root in category_roots(one)] == ["other"]
         with pytest.raises(InputError, match=r"has no category Toy; it has other, toy"):
-            list(command.each_category(print))
+            list(each_category(dataclasses.replace(one, category=("toy", "Toy")), print))
 
-    def test_normals_are_for_one_category(self, flags, data):
-        flags(data, normals="more")
-        assert command.normals() == Path("more")
+    @pytest.mark.parametrize("name", ["normals", "scene", "points"])
+    def test_files_are_for_one_category(self, data, name):
+        given = {name: Path("more")}
+        assert len(category_roots(Arguments(data, Path("runs"), **given))) == 1
         shutil.copytree(data / "toy", data / "other")
-        with pytest.raises(InputError, match="--normals is for one category"):
-            command.normals()
+        with pytest.raises(InputError, match=f"--{name} is for one category"):
+            category_roots(Arguments(data, Path("runs"), **given))
 
-    def test_a_missing_folder(self, flags, tmp_path):
-        flags(tmp_path / "nothing")
+    def test_a_missing_folder(self, tmp_path):
         with pytest.raises(InputError, match=r"nothing is not a folder"):
-            list(command.each_category(print))
+            list(each_category(Arguments(tmp_path / "nothing", Path("runs")), print))
 
-    @pytest.mark.parametrize("missing", ["data", "run"])
-    def test_a_missing_flag(self, flags, toy, missing):  # noqa: F811
-        flags(**{"data": toy, missing: ""})
-        with pytest.raises(InputError, match=rf"--{missing} is missing: give"):
-            list(command.each_category(print))
-
-    def test_the_only_category_fails_with_its_name(self, flags, data):
+    def test_the_only_category_fails_with_its_name(self, data):
         path = data / "toy/transforms.json"
         content = json.loads(path.read_text())
         content["frames"][2]["transform_matrix"][0][0] *= 1.5
         path.write_text(json.dumps(content))
-        flags(data)
         with pytest.raises(
             InputError, match=r"^toy: .*frame 2 has a matrix that is not a rotation"
         ):
-            list(command.each_category(print))
+            list(each_category(Arguments(data, Path("runs")), print))
 
-    def test_the_current_folder_has_a_name(self, flags, toy, tmp_path, monkeypatch):  # noqa: F811
+    def test_the_current_folder_has_a_name(self, toy, tmp_path, monkeypatch):  # noqa: F811
         monkeypatch.chdir(toy)
-        flags(".", tmp_path, category=["toy"])
-        ended = command.each_category(lambda category, folder: None)
+        arguments = Arguments(Path(), tmp_path, category=("toy",))
+        ended = each_category(arguments, lambda category, folder: None)
         assert [folder.root for _, folder in ended] == [tmp_path / "toy"]

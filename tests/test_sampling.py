@@ -1,14 +1,12 @@
 """Matching point sampling: its weights, and what both solvers see by them."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
 import pytest
-from inversions import FINE, LEVELS, SIZE, by_descent, by_levels, errors, no_points
 
 from igspad_jax.invert.sampling import matching_weights
+from inversions import FINE, LEVELS, SIZE, by_descent, by_levels, errors, no_points
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 

@@ -1,7 +1,5 @@
 """Cameras, scene files and where the Gaussians start."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax
@@ -9,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import plyfile
 import pytest
-from conftest import ball_colours
 from scipy.linalg import expm
 
+from conftest import ball_colours
 from igspad_jax.cameras import (
     c2w_from_viewmat,
     camera_centre,

@@ -4,24 +4,22 @@ Compiling dominates the time of these tests, so all scenes share one image size 
 Gaussians, and with them the compiled functions of `Compiled`.
 """
 
-from __future__ import annotations
-
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from brute_force import render_brute_force
 from checks import assert_finite, assert_products_are_exact, faintest
-from scenes import BACKGROUND, COUNT, UP, VIEWMAT, f32, needles, placed, random_scene
-
 from igspad_jax.cameras import Camera, look_at, se3_exp
 from igspad_jax.invert.gradients import value_and_pose_gradient
 from igspad_jax.kernels.compositing.tiles import ALPHA_CUT, TILE
 from igspad_jax.render import render_with_jacobian
 from igspad_jax.render.projection import BLUR, NEAR, project
 from igspad_jax.render.tangents import splat_tangents
+from scenes import BACKGROUND, COUNT, UP, VIEWMAT, f32, needles, placed, random_scene
 
 WIDTH, HEIGHT = 44, 28  # neither is a multiple of the tile
 SLOTS = 3072

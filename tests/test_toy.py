@@ -1,7 +1,5 @@
 """The procedural toy category: its files, its geometry, its masks."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +11,16 @@ from scipy.ndimage import binary_dilation
 from igspad_jax.cameras import intrinsics_from_angle, look_at
 from igspad_jax.data import load_test, load_train, read_category, read_image, to_uint8
 from igspad_jax.data import toy as toy_module
-from igspad_jax.data.toy import (
+from igspad_jax.errors import InputError
+from toy.category import (
     CAMERA_ANGLE_X,
     ToyConfig,
     draw_test_viewmat,
     train_viewmats,
     write_toy_category,
 )
-from igspad_jax.data.toy_model import make_figure
-from igspad_jax.data.toy_scene import Change, Ellipsoid, changed_mask, render
-from igspad_jax.errors import InputError
+from toy.model import make_figure
+from toy.scene import Change, Ellipsoid, changed_mask, render
 
 SIZE = 48
 CONFIG = ToyConfig(seed=3, size=SIZE, train_views=8, test_per_kind=2)

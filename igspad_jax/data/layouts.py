@@ -10,8 +10,6 @@ NeRF-synthetic's (Mildenhall et al. 2020): `transforms_train.json`, and `transfo
 else `transforms_val.json`, whose images are all good and have known poses.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from pathlib import Path

@@ -6,8 +6,6 @@ a `transform_matrix`, camera to world in OpenGL axes (x right, y up, z backwards
 `fl_y`, `cx`, `cy`, `w`, `h` of instant-ngp are honoured where they stand.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import posixpath

@@ -1,7 +1,5 @@
 """Anomaly maps of one extractor, or of several together."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jax

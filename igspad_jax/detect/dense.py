@@ -1,7 +1,5 @@
 """Dense features of keypoint networks, which are trained to distinguish similar surroundings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

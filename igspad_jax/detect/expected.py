@@ -8,11 +8,10 @@ For a test image the sums of the training views nearest in viewing direction are
 rendered at its pose as the anomaly to expect there.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Iterable
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +69,7 @@ class ExpectedAnomaly:
     @classmethod
     def learn(
         cls, normal_object: NormalObject, views: Iterable[tuple[np.ndarray, np.ndarray]]
-    ) -> ExpectedAnomaly:
+    ) -> Self:
         """Learn from the viewmats [4, 4] of normal images and their anomaly maps [H, W]."""
         sums, viewmats, means = [], [], []
         for viewmat, scores in views:

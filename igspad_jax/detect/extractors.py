@@ -10,8 +10,6 @@ Jiang et al. (ACM MM 2024) name the networks; sizes of images and which layers' 
   the last layer in which they attend to each other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

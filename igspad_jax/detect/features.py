@@ -3,8 +3,6 @@
 An extractor turns images into dense features; `HandMade` needs no weights.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import jax

@@ -1,7 +1,5 @@
 """The extractors by name."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import jax.numpy as jnp
@@ -11,36 +9,11 @@ from igspad_jax.detect.dense import AlikedFeatures, XFeatFeatures
 from igspad_jax.detect.extractors import Pretrained
 from igspad_jax.detect.features import Extractor, HandMade
 from igspad_jax.errors import InputError
+from igspad_jax.networks.weight_sets import EXTRACTORS, check_features
 from igspad_jax.networks.weights import NO_SOURCES, Sources, is_at_hand, load_tensors
 
-# The weights of each extractor.
-EXTRACTORS = {
-    "handmade": (),
-    "xfeat": ("xfeat",),
-    "aliked": ("aliked-n16",),
-    "sam-vit-base": ("sam-vit-base",),
-    "sam-vit-large": ("sam-vit-large",),
-    "sam-vit-huge": ("sam-vit-huge",),
-    "resnet18": ("resnet18",),
-    "wide-resnet50-2": ("wide-resnet50-2",),
-    "cait-m48-448": ("cait-m48-448",),
-}
 # Measured in docs/choices.md.
 _BEST = "xfeat*handmade"
-
-
-def check_features(features: str) -> None:
-    """Checks the name of an extractor, or of several joined by "*".
-
-    Raises:
-        InputError: if there is no such extractor.
-    """
-    for name in features.split("*"):
-        if name not in EXTRACTORS:
-            raise InputError(
-                f"no features are called {name!r}; there are {', '.join(EXTRACTORS)}, and several "
-                'joined by "*"'
-            )
 
 
 def make_comparison(

@@ -6,8 +6,6 @@ wrong: a tolerance to small shifts, and a discount where the reference itself ch
 pixel.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import cv2

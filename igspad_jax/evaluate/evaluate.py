@@ -4,8 +4,6 @@ Results are nested dicts of plain numbers, ready for `write_metrics`; docs/metri
 every key.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

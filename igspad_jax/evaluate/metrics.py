@@ -7,8 +7,6 @@ ties are exact. A metric that is undefined, for want of positives or of negative
 Higher scores mean more anomalous; positives are the defective pixels or images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast

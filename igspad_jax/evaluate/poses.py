@@ -1,7 +1,5 @@
 """Errors of estimated poses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

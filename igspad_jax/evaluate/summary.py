@@ -1,7 +1,5 @@
 """Times, the mean over categories, and the metrics as a file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

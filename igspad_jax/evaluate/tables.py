@@ -1,7 +1,5 @@
 """Metrics as tables, for the terminal and the report."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

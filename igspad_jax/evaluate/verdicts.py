@@ -1,7 +1,5 @@
 """How good verdicts are: false alarms, defects found, images not judged."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

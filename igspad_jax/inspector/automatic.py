@@ -1,18 +1,19 @@
 """What "auto" in the settings stands for on this machine."""
 
-from __future__ import annotations
-
 import dataclasses
+from typing import TypeVar
 
 from absl import logging
 
 from igspad_jax.detect import best_features
-from igspad_jax.inspector.config import InspectorConfig
 from igspad_jax.match import best_matcher
 from igspad_jax.networks.weights import NO_SOURCES, Sources
+from igspad_jax.settings import InspectorConfig
+
+Config = TypeVar("Config", bound=InspectorConfig)
 
 
-def resolve(config: InspectorConfig, sources: Sources = NO_SOURCES) -> InspectorConfig:
+def resolve(config: Config, sources: Sources = NO_SOURCES) -> Config:
     """The settings with the names of the matcher and the features in the place of "auto".
 
     Both depend on which weights are on this machine; where the best ones are missing, the log
@@ -34,7 +35,7 @@ def _log(what: str, name: str, missing: tuple[str, ...]) -> None:
     if missing:
         logging.warning(
             "%s: %s, for better ones need weights that are not on this machine; "
-            "`python scripts/fetch_weights.py --weights=%s` gets them",
+            "`igspad-fetch-weights --weights=%s` gets them",
             what, name, ",".join(missing),
         )  # fmt: skip
     else:

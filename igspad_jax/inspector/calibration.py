@@ -7,8 +7,6 @@ the n images at hand the rate is a Beta(k, n + 1 - k) variable (Vovk, ACML 2012)
 rate that is kept with 95 % confidence.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Whether a pose lies where the training views have seen the object."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,10 +1,8 @@
 """What an inspector says of an image."""
 
-from __future__ import annotations
-
 import dataclasses
 import enum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -54,7 +52,7 @@ class PoseEstimate:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> PoseEstimate:
+    def from_json(cls, content: dict[str, Any]) -> Self:
         """Read what `as_json` wrote, after a file."""
         values = dict(content)
         for name in ("viewmat", "exposure", "losses", "sampled"):

@@ -1,10 +1,9 @@
 """One photograph in, one verdict out: the path of an image, from its pixels to PASS or FAIL."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import jax
 import numpy as np
@@ -17,7 +16,6 @@ from igspad_jax.detect import Comparison, ExpectedAnomaly, make_comparison, own_
 from igspad_jax.errors import InputError
 from igspad_jax.inspector.automatic import resolve
 from igspad_jax.inspector.calibration import Calibration, Measured, calibrate
-from igspad_jax.inspector.config import InspectorConfig
 from igspad_jax.inspector.coverage import Coverage
 from igspad_jax.inspector.inspection import Inspection, PoseEstimate, Verdict
 from igspad_jax.inspector.regions import find_regions
@@ -27,6 +25,7 @@ from igspad_jax.invert.deviations import deviations
 from igspad_jax.match import FirstPoses, prepare_views
 from igspad_jax.networks.weights import NO_SOURCES, Sources
 from igspad_jax.normal_object import NormalObject
+from igspad_jax.settings import InspectorConfig
 
 _UNCALIBRATED = Calibration(scores=(), residual_limit=1.0, farthest=180.0)
 
@@ -74,7 +73,7 @@ class Inspector:
         self.coverage = Coverage(views.viewmats, np.asarray(normal_object.centre, np.float64))
 
     @classmethod
-    def load(cls, folder: str | Path, sources: Sources = NO_SOURCES) -> Inspector:
+    def load(cls, folder: str | Path, sources: Sources = NO_SOURCES) -> Self:
         """Read an inspector from its folder, or from the folder of the run that made it.
 
         From here on JAX keeps compiled programs on disk, see `use_compilation_cache`.

@@ -1,7 +1,5 @@
 """Where an image differs from the normal object: connected regions of its anomaly map."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import cast
 

@@ -10,8 +10,6 @@
 The first three are the normal object, the others what an inspector adds.
 """
 
-from __future__ import annotations
-
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
@@ -25,13 +23,12 @@ from igspad_jax.detect import ExpectedAnomaly, weights_of_features
 from igspad_jax.errors import InputError
 from igspad_jax.files import read_json, write_json, write_whole
 from igspad_jax.inspector.calibration import Calibration
-from igspad_jax.inspector.config import InspectorConfig
 from igspad_jax.match import weights_of_matching
 from igspad_jax.networks.weights import NO_SOURCES, Sources, digest
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.scene.ply import read_ply, write_ply
-from igspad_jax.settings import filled
+from igspad_jax.settings import InspectorConfig, filled
 
 FORMAT = 1  # raised whenever older programs could not read a folder, or newer ones an older folder
 OBJECT, INSPECTOR = "object.json", "inspector.json"
@@ -93,7 +90,7 @@ def load_object(folder: Path) -> tuple[NormalObject, LoadedViews]:
         )
         return normal_object, LoadedViews(np.stack(images), viewmats, K)
 
-    return _read(folder / OBJECT, read, "copy the folder again, or run scripts/train.py")
+    return _read(folder / OBJECT, read, "copy the folder again, or run igspad-train")
 
 
 class Parts(NamedTuple):
@@ -175,7 +172,7 @@ def load_parts(folder: Path, sources: Sources = NO_SOURCES) -> Parts:
         return config, Calibration(**calibration), Capacity(int(content["capacity"]))
 
     config, calibration, capacity = _read(
-        folder / INSPECTOR, read, "run scripts/calibrate.py, which makes it"
+        folder / INSPECTOR, read, "run igspad-calibrate, which makes it"
     )
     normal_object, views = load_object(folder)
     normal_object.capacity = capacity
@@ -196,7 +193,7 @@ def find_inspector(folder: Path) -> Path:
     if not found:
         raise InputError(
             f"{folder} holds no trained object ({OBJECT} is missing): give the folder of a run, "
-            "or train one with scripts/train.py"
+            "or train one with igspad-train"
         )
     if len(found) > 1:
         names = ", ".join(str(candidate) for candidate in found)
@@ -225,9 +222,7 @@ def _load_expected(path: Path) -> ExpectedAnomaly:
         with np.load(path) as file:
             return ExpectedAnomaly(file["sums"], file["directions"], float(file["typical"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}); run scripts/calibrate.py again"
-        ) from error
+        raise InputError(f"{path}: cannot be read ({error}); run igspad-calibrate again") from error
 
 
 def _read(path: Path, read: Callable[[dict[str, Any]], T], remedy: str) -> T:

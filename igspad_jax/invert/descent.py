@@ -1,7 +1,5 @@
 """First-order inversion, the paper's: Adam on twists of the camera, many images at once."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import NamedTuple, cast
@@ -13,10 +11,11 @@ import optax
 
 from igspad_jax.cameras import Camera, pose_errors
 from igspad_jax.devices import replicated, sharded_map, to_first_device
-from igspad_jax.invert.config import AdamConfig, Inversion, Sampler
-from igspad_jax.invert.gradients import GradientMode, value_and_pose_gradient
-from igspad_jax.invert.poses import Pivot, orthonormalised, plain_exposures, retract, twist_basis
+from igspad_jax.invert.gradients import value_and_pose_gradient
+from igspad_jax.invert.inversion import Inversion, Sampler
+from igspad_jax.invert.poses import orthonormalised, plain_exposures, retract, twist_basis
 from igspad_jax.normal_object import NormalObject
+from igspad_jax.settings import AdamConfig, GradientMode, Pivot
 
 _AT_REST = 0.1  # degrees and per cent that the last tenth of a descent may still move
 

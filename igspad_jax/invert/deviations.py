@@ -1,12 +1,10 @@
 """How well an image determines its pose."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 
 from igspad_jax.cameras import hat
-from igspad_jax.invert.config import Inversion
+from igspad_jax.invert.inversion import Inversion
 from igspad_jax.normal_object import NormalObject
 
 

@@ -8,8 +8,6 @@ fatten the object, whose opaque surfaces do not add up. The coarse scene is a me
 coarse steps cost little.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 

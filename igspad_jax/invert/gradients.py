@@ -8,10 +8,8 @@
   (IGSPAD, equation 3).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +19,8 @@ from igspad_jax.render import Render, render, render_splats
 from igspad_jax.render.projection import project
 from igspad_jax.render.tangents import splat_tangents
 from igspad_jax.scene import Gaussians
+from igspad_jax.settings import GradientMode
 
-GradientMode = Literal["autodiff", "analytic", "paper"]
 Aux = TypeVar("Aux")
 
 

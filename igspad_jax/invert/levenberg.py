@@ -1,7 +1,5 @@
 """Second-order inversion: robust Levenberg-Marquardt steps on many poses at once, for one level."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,17 +1,13 @@
 """Steps on SE(3): which point a twist turns about, and in which units."""
 
-from __future__ import annotations
-
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from igspad_jax.cameras import hat, se3_exp
-
-Pivot = Literal["object", "camera"]
+from igspad_jax.settings import Pivot
 
 # By default some GPUs multiply float32 matrices in reduced precision.
 _exact = functools.partial(jnp.matmul, precision="highest")

@@ -1,7 +1,5 @@
 """From coarse to fine: levels of Levenberg-Marquardt steps, each with fewer hypotheses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,10 +11,11 @@ import numpy as np
 from igspad_jax.cameras import pose_errors
 from igspad_jax.devices import to_first_device
 from igspad_jax.invert import levenberg
-from igspad_jax.invert.config import Inversion, LevenbergConfig, Sampler
 from igspad_jax.invert.equations import Problem
+from igspad_jax.invert.inversion import Inversion, Sampler
 from igspad_jax.invert.poses import plain_exposures, retract
 from igspad_jax.normal_object import Level, NormalObject
+from igspad_jax.settings import LevenbergConfig
 
 _SAME = 2.0  # degrees and per cent within which two poses are one hypothesis
 

@@ -4,8 +4,6 @@ Defects hardly match the render of the normal object, so they do not influence a
 only the surroundings of matched points.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

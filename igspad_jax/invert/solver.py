@@ -1,15 +1,14 @@
 """Inversion of a batch of images: either solver behind one interface, hypotheses in, poses out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
 
 from igspad_jax.invert import descent, pyramid
-from igspad_jax.invert.config import Inversion, InvertConfig
+from igspad_jax.invert.inversion import Inversion
 from igspad_jax.invert.sampling import matching_weights
 from igspad_jax.normal_object import NormalObject
+from igspad_jax.settings import InvertConfig
 
 PointMatcher = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

@@ -1,7 +1,5 @@
 """Keypoints of images, and where they are kept."""
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """First poses of an image: ways that each propose hypotheses, all judged by one measure."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -11,7 +9,6 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from igspad_jax.match.config import MatchConfig
 from igspad_jax.match.initial import (
     PoseHypothesis,
     check_query,
@@ -26,6 +23,7 @@ from igspad_jax.match.retrieval import Candidate, TrainingViews
 from igspad_jax.match.turning import Turns, all_views, shortlisted
 from igspad_jax.networks.weights import NO_SOURCES, Sources
 from igspad_jax.normal_object import NormalObject
+from igspad_jax.settings import MatchConfig
 
 _DEPTHS_KEPT = 64  # depth maps in memory; of 800 pixels each takes 5 MB with its coverage
 

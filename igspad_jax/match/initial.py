@@ -4,8 +4,6 @@ The paper's rule is `most_matched`: the pose of the training image with the most
 `initial_poses` is photometric retrieval, its views judged by one robust criterion.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

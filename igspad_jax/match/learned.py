@@ -1,7 +1,5 @@
 """Matching with networks: a keypoint network, and LightGlue for pairs of its keypoints."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Ke and Roumeliotis' P3P (CVPR 2017) within RANSAC, then least squares on the inliers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

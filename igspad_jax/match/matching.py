@@ -1,7 +1,5 @@
 """What every point matcher gives, and how it is asked."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -3,8 +3,6 @@
 RootSIFT is Arandjelovic and Zisserman's (CVPR 2012), the ratio test Lowe's (IJCV 2004).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -4,8 +4,6 @@ Distances are truncated: a pixel that differs by more than `CAP` in the sum over
 `CAP`, so that a defect of any kind costs no more than its area.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import cv2

@@ -1,7 +1,5 @@
 """The matchers by name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from igspad_jax.errors import InputError
-from igspad_jax.match.config import MatchConfig
 from igspad_jax.match.features import cached_features
 from igspad_jax.match.learned import LearnedMatcher
 from igspad_jax.match.matching import Matcher
@@ -17,16 +14,11 @@ from igspad_jax.match.opencv import OpenCVMatcher
 from igspad_jax.networks.aliked import read_aliked
 from igspad_jax.networks.lightglue import read_lightglue
 from igspad_jax.networks.superpoint import read_superpoint
+from igspad_jax.networks.weight_sets import MATCHERS
 from igspad_jax.networks.weights import NO_SOURCES, Sources, is_at_hand, load_tensors
 from igspad_jax.networks.xfeat import read_xfeat
+from igspad_jax.settings import MatchConfig
 
-# The weights of each matcher: of its keypoints and of their matches.
-MATCHERS = {
-    "opencv": (),
-    "aliked": ("aliked-n16", "aliked-lightglue"),
-    "superpoint": ("superpoint-lightglue", "superpoint-lightglue"),
-    "xfeat": ("xfeat", "lighterglue"),
-}
 _KEYPOINTS = 512
 _SIDE = 400  # pixels; ALIKED sees images enlarged or shrunk to this
 _LAYERS = 5  # of LightGlue's nine: the last four hardly move a first pose, for half the time

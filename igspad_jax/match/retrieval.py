@@ -1,7 +1,5 @@
 """Photometric retrieval: the training views, turned in the plane, that look like the query."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

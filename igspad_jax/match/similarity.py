@@ -6,8 +6,6 @@ one that moves along the ray to a small object only scales it. So only cameras t
 the object from the training camera's direction are considered for the query.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """In-plane turns: networks that match keypoints know pictures alone that are about upright."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import cv2

@@ -6,8 +6,6 @@ Where keypoints lie is decided on a map of scores. Their descriptors read a map 
 which few pixels are ever needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Unpack
 

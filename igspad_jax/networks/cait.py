@@ -5,8 +5,6 @@ no need of it. Heads talk to each other before and after the softmax (Shazeer et
 attention", 2020).
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

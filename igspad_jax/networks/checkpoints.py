@@ -5,8 +5,6 @@ reader accepts only those that rebuild tensors and records their arguments inste
 the arrays are made afterwards.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import pickle

@@ -4,8 +4,6 @@ Enlarged to the image's size and laid side by side, the levels take much memory,
 the network itself. Keypoints need few of the pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jax

@@ -1,7 +1,5 @@
 """What every network that finds keypoints gives."""
 
-from __future__ import annotations
-
 from typing import NamedTuple, TypedDict
 
 import jax

@@ -1,7 +1,5 @@
 """What the feature networks share: layers, loops over blocks, and the dtypes of parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

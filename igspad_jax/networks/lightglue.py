@@ -5,8 +5,6 @@ to XFeat, is a narrow one with a single head. The number of layers is fixed when
 read, in place of the original's early exit, and no keypoint is pruned on the way.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ ResNet18 is made of basic blocks, WideResNet50-2 (Zagoruyko and Komodakis, BMVC 
 twice as wide as usual. Batch norms are folded into the convolutions before them.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -7,8 +7,6 @@ Nothing is held for all pairs of cells: heads and queries are taken a few at a t
 of a query's row and column are added to its logits as these are made.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@ Maps are [B, H, W, C] or [B, H, W]. Points here are x, y in pixels or cells of a
 centre of the first one at 0, so that whole numbers are indices; `Keypoints` have it at +0.5.
 """
 
-from __future__ import annotations
-
 import itertools
 from functools import reduce
 

@@ -3,8 +3,6 @@
 Its weights are for non-commercial research only.
 """
 
-from __future__ import annotations
-
 from typing import Unpack
 
 import jax

@@ -1,7 +1,5 @@
 """From the named tensors of a PyTorch checkpoint to the parameters of a port."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,14 +32,14 @@ class Tensors:
         self._taken: set[str] = set()
         self._missing: list[str] = []
 
-    def under(self, prefix: str) -> Tensors:
+    def under(self, prefix: str) -> "Tensors":
         """The tensors whose names begin with `prefix` and a dot, named by what follows."""
         inner = Tensors(self._tensors, self.source)
         inner._prefix = f"{self._prefix}{prefix}."
         inner._taken, inner._missing = self._taken, self._missing
         return inner
 
-    def renamed(self, rename: Callable[[str], str]) -> Tensors:
+    def renamed(self, rename: Callable[[str], str]) -> "Tensors":
         """The same tensors by other names, none of them taken yet."""
         return Tensors({rename(name): t for name, t in self._tensors.items()}, self.source)
 

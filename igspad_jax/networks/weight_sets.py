@@ -1,6 +1,4 @@
-"""The pretrained weights that the networks can take: names, sources, licences."""
-
-from __future__ import annotations
+"""The pretrained weights that the networks can take, and which matchers and features need them."""
 
 from dataclasses import dataclass
 
@@ -162,3 +160,58 @@ _SETS = (
 )
 WEIGHT_SETS = {entry.name: entry for entry in _SETS}
 DEFAULT_SETS = ("aliked-n16", "aliked-lightglue", "xfeat", "lighterglue", "sam-vit-base")
+
+# The weights of each matcher: of its keypoints and of their matches.
+MATCHERS = {
+    "opencv": (),
+    "aliked": ("aliked-n16", "aliked-lightglue"),
+    "superpoint": ("superpoint-lightglue", "superpoint-lightglue"),
+    "xfeat": ("xfeat", "lighterglue"),
+}
+
+# The weights of each extractor.
+EXTRACTORS = {
+    "handmade": (),
+    "xfeat": ("xfeat",),
+    "aliked": ("aliked-n16",),
+    "sam-vit-base": ("sam-vit-base",),
+    "sam-vit-large": ("sam-vit-large",),
+    "sam-vit-huge": ("sam-vit-huge",),
+    "resnet18": ("resnet18",),
+    "wide-resnet50-2": ("wide-resnet50-2",),
+    "cait-m48-448": ("cait-m48-448",),
+}
+
+
+def parse_sources(text: str) -> dict[str, str]:
+    """Reads `Sources` off "NAME=SOURCE,NAME=SOURCE"; the empty text has none.
+
+    Raises:
+        InputError: if it is of another form, names no weight set, or one twice.
+    """
+    sources: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        name, _, source = part.partition("=")
+        if not source:
+            raise InputError(
+                f"weights {part!r}: give NAME=SOURCE, a file, a folder or a repository in the "
+                "hub's cache; several are separated by commas"
+            )
+        if weight_set(name).name in sources:
+            raise InputError(f"weights {name} have two sources, {sources[name]} and {source}")
+        sources[name] = source
+    return sources
+
+
+def check_features(features: str) -> None:
+    """Checks the name of an extractor, or of several joined by "*".
+
+    Raises:
+        InputError: if there is no such extractor.
+    """
+    for name in features.split("*"):
+        if name not in EXTRACTORS:
+            raise InputError(
+                f"no features are called {name!r}; there are {', '.join(EXTRACTORS)}, and several "
+                'joined by "*"'
+            )

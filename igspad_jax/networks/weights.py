@@ -5,8 +5,6 @@ A run never downloads: `load_tensors` takes what is on this machine, or says how
 in the user's cache; those of the Hugging Face hub stay in the hub's.
 """
 
-from __future__ import annotations
-
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -27,26 +25,6 @@ _ON_HUB = "model.safetensors"
 # that is read instead of the set's own source.
 Sources = Mapping[str, str]
 NO_SOURCES: Sources = {}
-
-
-def parse_sources(text: str) -> dict[str, str]:
-    """Reads `Sources` off "NAME=SOURCE,NAME=SOURCE"; the empty text has none.
-
-    Raises:
-        InputError: if it is of another form, names no weight set, or one twice.
-    """
-    sources: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
-        name, _, source = part.partition("=")
-        if not source:
-            raise InputError(
-                f"weights {part!r}: give NAME=SOURCE, a file, a folder or a repository in the "
-                "hub's cache; several are separated by commas"
-            )
-        if weight_set(name).name in sources:
-            raise InputError(f"weights {name} have two sources, {sources[name]} and {source}")
-        sources[name] = source
-    return sources
 
 
 def load_tensors(name: str, sources: Sources = NO_SOURCES) -> Tensors:
@@ -99,7 +77,7 @@ def _path(name: str, sources: Sources) -> Path:
     path = _given(sources[name]) if name in sources else _at_hand(entry)
     if path is None:
         raise InputError(
-            f"the weights {name} are not on this machine; run `python scripts/fetch_weights.py "
+            f"the weights {name} are not on this machine; run `igspad-fetch-weights "
             f"--weights={name}` where there is a network, or give their file or folder: "
             f"--weights={name}=FILE"
         )

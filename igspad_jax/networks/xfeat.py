@@ -3,8 +3,6 @@
 Batch norms are folded into the convolutions before them.
 """
 
-from __future__ import annotations
-
 import itertools
 from typing import Unpack
 

@@ -1,7 +1,5 @@
 """Where accuracy is lost: the same figures with true poses, and with clean images for renders."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

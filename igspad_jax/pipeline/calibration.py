@@ -1,7 +1,5 @@
 """Stage 2: the inspector of a category, calibrated on normal images that it has not seen."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,9 +21,9 @@ from igspad_jax.inspector import (
 from igspad_jax.networks.weights import Sources
 from igspad_jax.pipeline.folder import ImageRecord, RunFolder
 from igspad_jax.pipeline.inspecting import Keys, inspect_files
-from igspad_jax.pipeline.settings import Settings
 from igspad_jax.pipeline.training import split_views, stem_of
 from igspad_jax.progress import progress_bar
+from igspad_jax.settings import Settings
 
 
 def calibrate_category(

@@ -1,7 +1,5 @@
 """Stage 3: every test image inspected, and the figures of those whose labels are known."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,8 +27,7 @@ from igspad_jax.inspector import (
 from igspad_jax.pipeline.breakdown import CLEAN_IMAGE, TRUE_POSE, break_down
 from igspad_jax.pipeline.folder import ImageRecord, RunFolder
 from igspad_jax.pipeline.inspecting import Keys, inspect_files, seconds_of
-from igspad_jax.pipeline.settings import Settings
-from igspad_jax.settings import as_json, first_difference
+from igspad_jax.settings import Settings, as_json, first_difference
 
 
 def chosen_tests(category: Category, settings: Settings) -> tuple[TestImage, ...]:
@@ -64,7 +61,7 @@ def evaluate_category(category: Category, folder: RunFolder, settings: Settings)
     if difference:
         raise InputError(
             f"{folder.object} was calibrated with other settings: {difference}; give the same ones "
-            "here, or run scripts/calibrate.py with these"
+            "here, or run igspad-calibrate with these"
         )
     keys = Keys.of(folder.object, inspector.config, sources)
     files = {test.name: test.path for test in tests}

@@ -17,8 +17,6 @@ Every result says by content what it was made from: pictures, settings, weights,
 was made from something else is made again, and only that.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path
@@ -31,7 +29,7 @@ from igspad_jax.errors import InputError
 from igspad_jax.files import read_json, write_json, write_whole
 from igspad_jax.inspector import PoseEstimate
 
-# The stages by the names of their files, and the scripts that run them.
+# The stages by the names of their files, and the commands that run them.
 STAGES = {
     "training": "train",
     "calibration": "calibrate",
@@ -53,7 +51,7 @@ class RunFolder:
         self.calibration = ImageResults(root / "calibration")
         self.inspected = ImageResults(root / "inspected")
 
-    def breakdown(self, variant: str) -> ImageResults:
+    def breakdown(self, variant: str) -> "ImageResults":
         """Results of a variant of the breakdown."""
         return ImageResults(self.root / "breakdown" / variant)
 
@@ -71,10 +69,10 @@ class RunFolder:
         Raises:
             InputError: if the stage is not done or its file cannot be read.
         """
-        path, script = self.path(stage), f"scripts/{STAGES[stage]}.py"
+        path, command = self.path(stage), f"igspad-{STAGES[stage]}"
         if not path.is_file():
-            raise InputError(f"{path} is not there: run {script} first")
-        content = read_json(path, f"delete it and run {script} again")
+            raise InputError(f"{path} is not there: run {command} first")
+        content = read_json(path, f"delete it and run {command} again")
         found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT or "key" not in content:
             raise InputError(
@@ -155,10 +153,10 @@ class ImageResults:
         """
         path = self.root / f"{name}.json"
         try:
-            return PoseEstimate.from_json(read_json(path, "run scripts/evaluate.py again")["pose"])
+            return PoseEstimate.from_json(read_json(path, "run igspad-evaluate again")["pose"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"{path}: damaged ({error}); delete it and run scripts/evaluate.py again"
+                f"{path}: damaged ({error}); delete it and run igspad-evaluate again"
             ) from error
 
     def map_path(self, name: str) -> Path:
@@ -188,7 +186,7 @@ class ImageResults:
             return np.load(path)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(
-                f"{path}: cannot be read ({error}); delete it and run scripts/evaluate.py again"
+                f"{path}: cannot be read ({error}); delete it and run igspad-evaluate again"
             ) from error
 
     def keep_only(self, names: set[str]) -> None:

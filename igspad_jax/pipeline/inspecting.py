@@ -1,12 +1,11 @@
 """Inspecting files: what of their results still holds is taken, the rest is made."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -14,11 +13,12 @@ from igspad_jax.batches import batches
 from igspad_jax.data import read_image
 from igspad_jax.detect import weights_of_features
 from igspad_jax.files import digest_of, sha256
-from igspad_jax.inspector import OBJECT, Inspector, InspectorConfig
+from igspad_jax.inspector import OBJECT, Inspector
 from igspad_jax.match import weights_of_matching
 from igspad_jax.networks.weights import Sources, digest
 from igspad_jax.pipeline.folder import ImageRecord, ImageResults
 from igspad_jax.progress import progress_bar
+from igspad_jax.settings import InspectorConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Keys:
     comparison: str
 
     @classmethod
-    def of(cls, folder: Path, config: InspectorConfig, sources: Sources) -> Keys:
+    def of(cls, folder: Path, config: InspectorConfig, sources: Sources) -> Self:
         """The keys of an inspector of the object in a folder."""
         match, detect = config.match, config.detect
         used = {name: digest(name, sources) for name in weights_of_matching(match)}

@@ -1,7 +1,5 @@
 """A whole run: its tables, its metrics file, its report."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +13,8 @@ from igspad_jax.evaluate import aggregate, format_table, run_tables, write_metri
 from igspad_jax.files import digest_of, read_json
 from igspad_jax.pipeline.evaluation import chosen_tests
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.settings import Settings
 from igspad_jax.report import CategoryReport, ImageRecord, write_report
+from igspad_jax.settings import Settings
 
 
 def print_tables(categories: Mapping[str, Mapping]) -> None:
@@ -26,6 +24,16 @@ def print_tables(categories: Mapping[str, Mapping]) -> None:
     for name, metrics in categories.items():
         for note in metrics.get("notes", []):
             print(f"{name}: {note}")
+
+
+def has_results(category: Category, folder: RunFolder) -> None:
+    """Check that a category is evaluated.
+
+    Raises:
+        InputError: if it is not.
+    """
+    del category
+    folder.load("metrics")
 
 
 def summarise(

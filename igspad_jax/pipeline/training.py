@@ -1,7 +1,5 @@
 """Stage 1: the normal object, from the posed normal images that are not held out."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,8 @@ from igspad_jax.errors import InputError
 from igspad_jax.files import digest_of, read_json, sha256, write_json
 from igspad_jax.inspector import OBJECT, load_object, save_object
 from igspad_jax.pipeline.folder import RunFolder
-from igspad_jax.pipeline.settings import Settings
 from igspad_jax.scene.ply import read_ply, read_points
-from igspad_jax.settings import as_json, first_difference
+from igspad_jax.settings import Settings, as_json, first_difference
 from igspad_jax.train import Fitted, fit, measure, object_from
 
 

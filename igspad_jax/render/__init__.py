@@ -10,18 +10,3 @@ from igspad_jax.render.linear import (
 )
 from igspad_jax.render.rasterizer import Render, render, render_features, render_splats
 from igspad_jax.render.views import render_views
-
-__all__ = [
-    "Capacity",
-    "CapacityError",
-    "LinearRender",
-    "NormalEquations",
-    "Render",
-    "exposure_derivatives",
-    "render",
-    "render_features",
-    "render_normal",
-    "render_splats",
-    "render_views",
-    "render_with_jacobian",
-]

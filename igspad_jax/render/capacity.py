@@ -1,7 +1,5 @@
 """Fixed capacities whose overflows are detected: grow and render again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 

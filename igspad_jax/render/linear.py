@@ -1,7 +1,5 @@
 """Renders with their first derivatives by the pose, in forward mode."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from flax import struct

@@ -1,7 +1,5 @@
 """EWA projection of 3D Gaussians to image splats (Zwicker et al. 2001, Kerbl et al. 2023)."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

@@ -1,7 +1,5 @@
 """Rendering: projection, compositing, background."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from flax import struct

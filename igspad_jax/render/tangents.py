@@ -5,8 +5,6 @@ view-dependent colour added). With p = W mu + t in camera axes dp = rho + theta 
 Gaussian's axes, as columns of W R S, turn with theta.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from flax import struct

@@ -1,7 +1,5 @@
 """Finished pictures of a scene, with nothing missing from them."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

@@ -1,7 +1,5 @@
 """The picture of one inspection: the image, what it was compared with, and where it differs."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from igspad_jax.inspector import Inspection

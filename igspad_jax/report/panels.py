@@ -3,8 +3,6 @@
 Images come as float [H, W, 3] in [0, 1] or uint8 [H, W, 3], RGB; panels are uint8 [h, w, 3], RGB.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The plots of a report, as inline SVG that takes its text colour from the page."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import re

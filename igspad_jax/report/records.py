@@ -1,7 +1,5 @@
 """What a report is made of, and the order in which it shows its images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """One self-contained HTML file about a run: verdicts, figures, plots, and every image."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

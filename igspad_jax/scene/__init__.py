@@ -2,5 +2,3 @@
 
 from igspad_jax.scene.gaussians import Gaussians, exposed
 from igspad_jax.scene.merging import merged
-
-__all__ = ["Gaussians", "exposed", "merged"]

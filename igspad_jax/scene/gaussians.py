@@ -1,7 +1,5 @@
 """The parameters of a 3D Gaussian Splatting scene (Kerbl et al. 2023)."""
 
-from __future__ import annotations
-
 import math
 
 import jax

@@ -1,7 +1,5 @@
 """Real spherical harmonics to degree 3, in the order and sign of 3D Gaussian Splatting files."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """Where the Gaussians start: carved from silhouettes, drawn at random, or from a point cloud."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage

@@ -5,8 +5,6 @@ cost. Rendering the fine scene at low resolution would not do: the pixel-wide bl
 gets in the image then fattens the object.
 """
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation

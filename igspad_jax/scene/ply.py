@@ -4,8 +4,6 @@ Written as little-endian float32 vertices: x y z, nx ny nz, f_dc_0..2, f_rest_* 
 channel), opacity (a logit), scale_0..2 (logarithms), rot_0..3 (wxyz).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jax

@@ -3,8 +3,6 @@
 They hold NumPy arrays, independent of the devices.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jax

@@ -1,7 +1,5 @@
 """From posed normal images to the normal object."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +14,9 @@ from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity, CapacityError
 from igspad_jax.scene import Gaussians
 from igspad_jax.scene.initialise import common_volume, initial_gaussians
+from igspad_jax.settings import TrainConfig
 from igspad_jax.train.checkpoints import Checkpoints
-from igspad_jax.train.trainer import TrainConfig, Views, initial_state, quality, train
+from igspad_jax.train.trainer import Views, initial_state, quality, train
 
 
 class Fitted(NamedTuple):

@@ -1,7 +1,5 @@
 """Photometric losses and image quality."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

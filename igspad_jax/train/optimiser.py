@@ -1,8 +1,5 @@
 """Adam with one learning rate per kind of parameter, as 3D Gaussian Splatting is trained."""
 
-from __future__ import annotations
-
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -11,32 +8,7 @@ import numpy as np
 import optax
 
 from igspad_jax.scene import Gaussians
-
-
-@dataclasses.dataclass(frozen=True)
-class Rates:
-    """Learning rates.
-
-    Attributes:
-        means: of the centres at the start, in units of the scene's radius; decays exponentially.
-        means_final: the same at the last step.
-        log_scales: of the logarithms of the scales.
-        quats: of the rotations.
-        opacity_logits: of the opacities.
-        sh: of the base colour.
-        sh_rest: of the view-dependent colour.
-        final: all rates but the centres' end at this share of their value, decaying
-            exponentially over the second half of the training.
-    """
-
-    means: float = 1e-3
-    means_final: float = 1e-5
-    log_scales: float = 5e-3
-    quats: float = 2e-3
-    opacity_logits: float = 2.5e-2
-    sh: float = 5e-3
-    sh_rest: float = 1e-3
-    final: float = 0.1
+from igspad_jax.settings import Rates
 
 
 class _Count(NamedTuple):

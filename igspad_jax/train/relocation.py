@@ -5,8 +5,6 @@ becomes a copy of a live one, and opacities and scales of the copies change so t
 look as the original did.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,8 +1,5 @@
 """Training a scene: the loop, in jitted segments, with the host's work between them."""
 
-from __future__ import annotations
-
-import dataclasses
 import functools
 import math
 import time
@@ -20,50 +17,10 @@ from igspad_jax.devices import replicated, sharded_map, to_first_device
 from igspad_jax.progress import progress_bar
 from igspad_jax.render import Capacity, render
 from igspad_jax.scene import Gaussians
+from igspad_jax.settings import TrainConfig
 from igspad_jax.train.losses import photometric_loss, psnr, ssim
-from igspad_jax.train.optimiser import Rates, forget, make_optimiser
+from igspad_jax.train.optimiser import forget, make_optimiser
 from igspad_jax.train.relocation import relocate
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How a scene is trained.
-
-    The three `..._every` should have a large common divisor: the host takes over that often.
-
-    Attributes:
-        steps: optimiser steps.
-        count: number of Gaussians, fixed.
-        batch: views a step, sharded over the devices; their gradients are averaged.
-        sh_degree: highest degree of the spherical harmonics, 0 to 3.
-        sh_every: steps after which the next degree opens.
-        dssim_weight: share of 1 - SSIM in the loss; the rest is L1.
-        opacity_decay: weight of the mean opacity in the loss; lets useless Gaussians die.
-        scale_decay: weight of the mean scale, in scene radii, in the loss.
-        dead_below: opacity below which a Gaussian is relocated.
-        relocate_every: steps between relocations.
-        relocate_until: share of the training after which relocation ends.
-        evaluate_every: steps between measurements on the held-out views.
-        checkpoint_every: steps between checkpoints.
-        seed: of every random choice.
-        rates: learning rates.
-    """
-
-    steps: int = 4000
-    count: int = 15000
-    batch: int = 1
-    sh_degree: int = 2
-    sh_every: int = 500
-    dssim_weight: float = 0.2
-    opacity_decay: float = 0.001
-    scale_decay: float = 0.001
-    dead_below: float = 0.005
-    relocate_every: int = 100
-    relocate_until: float = 0.8
-    evaluate_every: int = 500
-    checkpoint_every: int = 500
-    seed: int = 0
-    rates: Rates = dataclasses.field(default_factory=Rates)
 
 
 class TrainState(struct.PyTreeNode):

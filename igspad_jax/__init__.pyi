@@ -1,0 +1,33 @@
+from .cameras import Camera as Camera
+from .cameras import pose_errors as pose_errors
+from .cameras import se3_exp as se3_exp
+from .compilation import use_compilation_cache as use_compilation_cache
+from .data import LoadedViews as LoadedViews
+from .data import load_train as load_train
+from .data import read_category as read_category
+from .data import read_image as read_image
+from .data import write_image as write_image
+from .errors import InputError as InputError
+from .inspector import Calibration as Calibration
+from .inspector import Inspection as Inspection
+from .inspector import Inspector as Inspector
+from .inspector import PoseEstimate as PoseEstimate
+from .inspector import Region as Region
+from .inspector import Verdict as Verdict
+from .normal_object import NormalObject as NormalObject
+from .report.overlay import overlay as overlay
+from .scene import Gaussians as Gaussians
+from .scene.ply import read_ply as read_ply
+from .scene.ply import write_ply as write_ply
+from .settings import AdamConfig as AdamConfig
+from .settings import CalibrateConfig as CalibrateConfig
+from .settings import DetectConfig as DetectConfig
+from .settings import InspectorConfig as InspectorConfig
+from .settings import InvertConfig as InvertConfig
+from .settings import LevenbergConfig as LevenbergConfig
+from .settings import MatchConfig as MatchConfig
+from .settings import TrainConfig as TrainConfig
+from .train import Fitted as Fitted
+from .train import fit as fit
+
+__version__: str

@@ -1,0 +1,26 @@
+"""The settings of a run: a section for each part, in `sections`, and how they are filled."""
+
+from igspad_jax.settings.fields import (
+    as_json,
+    check_name,
+    filled,
+    first_difference,
+    settings_help,
+)
+from igspad_jax.settings.sections import (
+    AdamConfig,
+    CalibrateConfig,
+    DataConfig,
+    DetectConfig,
+    EvaluateConfig,
+    GradientMode,
+    InspectorConfig,
+    InvertConfig,
+    LevenbergConfig,
+    MatchConfig,
+    Pivot,
+    Rates,
+    Settings,
+    TrainConfig,
+    WeightsConfig,
+)
