@@ -6,6 +6,7 @@ The object is a real one, loaded as ever; verdicts follow the photographs' colou
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,16 @@ def inspection(verdict: Verdict) -> Inspection:
     doubts = ("it is blue",) if verdict is Verdict.UNSURE else ()
     score = 4.0 if regions else 0.5
     return Inspection(verdict, doubts, 0.25, score, 2.0, heat_map, 1.0, 1.0, regions, pose)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def defined_flags():
+    """The command's, as long as this file's tests run."""
+    before = set(flags.FLAGS)
+    inspect.define_flags()
+    yield
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
 
 
 @pytest.fixture(scope="module")
@@ -218,11 +229,11 @@ class TestProcess:
         done = self.run("scripts/inspect_images.py", "--help")
         assert done.returncode == 0
         for flag in ("object", "out", "[no]json", "false_alarm_rate", "weights"):
-            assert f"  --{flag}:" in done.stdout
+            assert re.search(rf"^  --{re.escape(flag)}$", done.stdout, re.MULTILINE)
         assert "Exit status: 0 all pass, 1 one fails" in done.stdout
 
     def test_no_object(self, photographs, tmp_path):
-        done = self.run("-m", "igspad_jax.commands.inspect", photographs["red"])
+        done = self.run("scripts/inspect_images.py", photographs["red"])
         assert done.returncode == 2 and done.stderr.count("\n") == 1
         assert done.stderr.startswith("error: --object is missing: give the folder")
 

@@ -23,6 +23,7 @@ from igspad_jax.settings import (
     check_name,
     filled,
     first_difference,
+    settings_help,
 )
 from test_pipeline import ROOT, SETTINGS, changed, script, toy  # noqa: F401
 
@@ -175,7 +176,7 @@ class TestCommandLine:
             f"import sys, {modules}; print([m for m in ('jax', 'cv2', 'flax') if m in sys.modules])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.stdout == "[]\n", done.stderr
+        assert done.stdout == "set()\n", done.stderr
 
     def test_typo_in_a_flag(self):
         assert "'confg'. Did you mean: config" in error_line(script("run", "--confg=x"))

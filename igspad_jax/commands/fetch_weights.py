@@ -19,22 +19,25 @@ from igspad_jax.commands.launch import launch
 from igspad_jax.errors import InputError
 from igspad_jax.networks.weight_sets import DEFAULT_SETS, WEIGHT_SETS, weight_set
 
-_WEIGHTS = flags.DEFINE_list(
-    "weights", list(DEFAULT_SETS), "Names of the sets to fetch, separated by commas."
-)
-_LIST = flags.DEFINE_bool("list", False, "Only shows which sets there are.")
+
+def define_flags() -> None:
+    """Define the flags of the command."""
+    flags.DEFINE_list(
+        "weights", list(DEFAULT_SETS), "Names of the sets to fetch, separated by commas."
+    )
+    flags.DEFINE_bool("list", False, "Only shows which sets there are.")
 
 
 def main() -> None:
     """Fetches the sets that the flags name, or lists all."""
     from igspad_jax.networks.weights import fetch
 
-    if _LIST.value:
+    if flags.FLAGS.list:
         show()
         return
     logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
     failed = {}
-    for entry in [weight_set(name) for name in _WEIGHTS.value]:
+    for entry in [weight_set(name) for name in flags.FLAGS.weights]:
         print(f"{entry.name}: {entry.network}; from {entry.source}", flush=True)
         try:
             print(f"  {fetch(entry.name)}\n  licence: {entry.licence}", flush=True)
@@ -63,4 +66,5 @@ def show() -> None:
 
 def run() -> None:
     """Run the command."""
+    define_flags()
     launch(main)
