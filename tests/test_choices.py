@@ -76,17 +76,17 @@ class TestWithoutWeights:
             match=MatchConfig(matcher="opencv"),
             detect=DetectConfig(features="handmade"),
         )
-        assert "fetch_weights.py --weights=aliked-n16,aliked-lightglue" in caplog.text
-        assert "fetch_weights.py --weights=xfeat" in caplog.text
+        assert "igspad-fetch-weights --weights=aliked-n16,aliked-lightglue" in caplog.text
+        assert "igspad-fetch-weights --weights=xfeat" in caplog.text
 
     def test_what_is_asked_for_is_never_replaced(self, no_weights):
         given = InspectorConfig(
             match=MatchConfig(matcher="xfeat"), detect=DetectConfig(features="aliked")
         )
         assert resolve(given) == given
-        with pytest.raises(InputError, match=r"fetch_weights\.py --weights=xfeat"):
+        with pytest.raises(InputError, match=r"igspad-fetch-weights --weights=xfeat"):
             make_matcher("xfeat")
-        with pytest.raises(InputError, match=r"fetch_weights\.py --weights=aliked-n16"):
+        with pytest.raises(InputError, match=r"igspad-fetch-weights --weights=aliked-n16"):
             make_comparison("handmade*aliked")
 
     def test_best_names_what_is_missing(self, no_weights):

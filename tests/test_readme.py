@@ -16,7 +16,7 @@ BIN = Path(sys.executable).parent
 # A smaller toy and a shorter training than the demo's, or the tests would take minutes.
 SMALLER = {
     "make_toy.py": ["--size=64", "--train_views=48", "--test_per_kind=3"],
-    "run.py": [
+    "igspad-run": [
         "--config.train.steps=400",
         "--config.train.count=2500",
         "--config.evaluate.breakdown=False",
@@ -41,12 +41,20 @@ class Demo:
         plan = subprocess.run(
             ["make", "-n", "-C", str(ROOT), "demo"], capture_output=True, text=True, check=True
         )
-        lines = [shlex.split(line) for line in plan.stdout.splitlines() if " scripts/" in line]
+        lines = [
+            shlex.split(line)
+            for line in plan.stdout.splitlines()
+            if "/bin/" in line and "toy" in line
+        ]
         assert len(lines) == 2
-        for _, script, *arguments in lines:
-            arguments = [a.replace("configs/", f"{ROOT}/configs/") for a in arguments]
-            arguments += SMALLER[Path(script).name]
-            self.printed = self.run([sys.executable, str(ROOT / script), *arguments]).stdout
+        for program, *arguments in lines:
+            if program.endswith("python"):
+                script, *arguments = arguments
+                line = [sys.executable, str(ROOT / script)]
+            else:
+                script, line = program, [str(BIN / Path(program).name)]
+            line += [*arguments, *SMALLER[Path(script).name]]
+            self.printed = self.run(line).stdout
 
     def run(self, line: list[str], status: int = 0) -> subprocess.CompletedProcess:
         done = subprocess.run(

@@ -176,7 +176,7 @@ class TestCommandLine:
             f"import sys, {modules}; print([m for m in ('jax', 'cv2', 'flax') if m in sys.modules])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.stdout == "set()\n", done.stderr
+        assert done.stdout == "[]\n", done.stderr
 
     def test_typo_in_a_flag(self):
         assert "'confg'. Did you mean: config" in error_line(script("run", "--confg=x"))

