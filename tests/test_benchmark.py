@@ -164,7 +164,7 @@ class TestScript:
             "import benchmarking; from jax._src import xla_bridge; "
             "assert not xla_bridge.backends_are_initialized()"
         )
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT / "scripts", check=True, timeout=60)
 
 
 class TestPlan:

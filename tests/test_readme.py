@@ -41,11 +41,7 @@ class Demo:
         plan = subprocess.run(
             ["make", "-n", "-C", str(ROOT), "demo"], capture_output=True, text=True, check=True
         )
-        lines = [
-            shlex.split(line)
-            for line in plan.stdout.splitlines()
-            if "/bin/" in line and "toy" in line
-        ]
+        lines = [shlex.split(line) for line in plan.stdout.splitlines() if "data/toy" in line]
         assert len(lines) == 2
         for program, *arguments in lines:
             if program.endswith("python"):
