@@ -773,7 +773,7 @@ class TestFolder:
         shutil.copytree(inside, tmp_path / "run/02Other/object")
         with pytest.raises(InputError, match=r"several trained objects, choose one: .*02Other"):
             Inspector.load(tmp_path / "run")
-        with pytest.raises(InputError, match=r"holds no trained object.*scripts/train.py"):
+        with pytest.raises(InputError, match=r"holds no trained object.*igspad-train"):
             Inspector.load(tmp_path)
 
     @pytest.mark.parametrize("file", ["object.json", "inspector.json"])
