@@ -10,8 +10,8 @@ from scipy.ndimage import binary_dilation
 
 from igspad_jax.cameras import intrinsics_from_angle, look_at
 from igspad_jax.data import load_test, load_train, read_category, read_image, to_uint8
-from igspad_jax.data import toy as toy_module
 from igspad_jax.errors import InputError
+from toy import category as toy_module
 from toy.category import (
     CAMERA_ANGLE_X,
     ToyConfig,
