@@ -36,14 +36,14 @@ def inspection(verdict: Verdict) -> Inspection:
         np.eye(4, dtype=np.float32), np.array([1.0, 0.0]), 0.1, True, 0.2, 0.3, np.eye(4),
         np.eye(4), "retrieval", 0, np.zeros(3), np.ones(1),
     )  # fmt: skip
-    heat_map, regions = np.zeros((40, 40), np.float32), ()
+    anomaly_map, regions = np.zeros((40, 40), np.float32), ()
     if verdict is Verdict.FAIL:
         left, top, width, height = BOX
-        heat_map[top : top + height, left : left + width] = 4.0
+        anomaly_map[top : top + height, left : left + width] = 4.0
         regions = (Region(60, 4.0, BOX, (12.5, 15.5), (0.1, float("nan"), 0.3)),)
     doubts = ("it is blue",) if verdict is Verdict.UNSURE else ()
     score = 4.0 if regions else 0.5
-    return Inspection(verdict, doubts, 0.25, score, 2.0, heat_map, 1.0, 1.0, regions, pose)
+    return Inspection(verdict, doubts, 0.25, score, 2.0, anomaly_map, 1.0, 1.0, regions, pose)
 
 
 @pytest.fixture(scope="module", autouse=True)

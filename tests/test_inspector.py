@@ -518,18 +518,18 @@ class TestInspector:
 
     def test_score_is_that_of_the_pooled_map_over_its_own_level(self, inspector, defective):
         found = inspector(defective[0])
-        heat_map = found.anomaly_map
-        assert heat_map.shape == (SIZE, SIZE) and heat_map.dtype == np.float32
-        level = math.sqrt(own_level(heat_map))
-        assert found.score == pytest.approx(pooled(heat_map, 2).max() / level, rel=1e-6)
+        anomaly_map = found.anomaly_map
+        assert anomaly_map.shape == (SIZE, SIZE) and anomaly_map.dtype == np.float32
+        level = math.sqrt(own_level(anomaly_map))
+        assert found.score == pytest.approx(pooled(anomaly_map, 2).max() / level, rel=1e-6)
 
     def test_peaks_are_in_the_middle_of_the_pooling_window(self, model, views, inspector, normal):
         detect = dataclasses.replace(CONFIG.detect, pool=0.125)  # 5 pixels
         config = dataclasses.replace(CONFIG, detect=detect)
         coarse = Inspector(model, views, config, calibration=calibration([0.1, 0.2]))
-        heat_map = np.full((SIZE, SIZE), 0.01, np.float32)
-        heat_map[18:23, 9:14] = 1.0
-        found = coarse.judge(inspector(normal[0]).pose, heat_map)
+        anomaly_map = np.full((SIZE, SIZE), 0.01, np.float32)
+        anomaly_map[18:23, 9:14] = 1.0
+        found = coarse.judge(inspector(normal[0]).pose, anomaly_map)
         assert found.score == pytest.approx(1.0 / math.sqrt((25 + 15 * 0.01) / 40))
         (region,) = found.regions
         assert region.pixel == (11.5, 20.5)
@@ -617,8 +617,8 @@ class TestInspector:
         plain = Inspector(model, views, dataclasses.replace(CONFIG, detect=detect))
         plain.learn()
         assert plain.expected is None
-        heat_map = np.random.default_rng(0).random((SIZE, SIZE)).astype(np.float32)
-        np.testing.assert_array_equal(plain.discount(heat_map, views.viewmats[0]), heat_map)
+        anomaly_map = np.random.default_rng(0).random((SIZE, SIZE)).astype(np.float32)
+        np.testing.assert_array_equal(plain.discount(anomaly_map, views.viewmats[0]), anomaly_map)
 
 
 class TestDoubts:

@@ -228,10 +228,10 @@ class TestRun:
         assert judged["threshold"] == scores.max()  # at a rate that so few cannot keep
         pool = max(1, round(SETTINGS.detect.pool * 48))
         for test in read_category(toy).test:
-            entry, heat_map = entries(folder)[test.name], folder.inspected.load_map(test.name)
-            level = inspector.level(heat_map)
+            entry, anomaly_map = entries(folder)[test.name], folder.inspected.load_map(test.name)
+            level = inspector.level(anomaly_map)
             assert entry["kind"] == test.kind and entry["threshold"] == judged["threshold"]
-            assert entry["score"] == pytest.approx(pooled(heat_map, pool).max() / level)
+            assert entry["score"] == pytest.approx(pooled(anomaly_map, pool).max() / level)
             expected = (1 + np.sum(scores >= entry["score"])) / (1 + len(scores))
             assert entry["p_value"] == pytest.approx(expected)
             fails = entry["score"] > entry["threshold"]

@@ -110,7 +110,7 @@ def category(records, name="01Duck", **more):
     metrics = {"notes": []}
     if known:
         metrics = evaluate_maps(
-            [r.heat_map for r in known],
+            [r.anomaly_map for r in known],
             [r.mask for r in known],
             np.array([r.kind != "good" for r in known]),
             np.array([r.score for r in known]),
@@ -217,7 +217,7 @@ def test_order_is_pose_then_mistake_then_verdict():
         record("unlabelled/0", "unlabelled", 0.2),
         record("unlabelled/1", "unlabelled", 0.4),
         record("unlabelled/2", "unlabelled", 2.0),
-        replace(exact, heat_map=exact.mask.astype(np.float32)),
+        replace(exact, anomaly_map=exact.mask.astype(np.float32)),
         record("Burrs/0", "Burrs", 0.9),
         record("good/2", "good", 0.95),
         record("Burrs/1", "Burrs", 0.25, mask=None),
@@ -274,7 +274,7 @@ def test_unlabelled_images_alone_make_a_report(tmp_path, threshold):
         assert page.said["unlabelled/0"][1] == "score 0.3 / no threshold, p = 0.7"
         assert "there is no threshold" in page.words
     assert "Verdicts, at a false-alarm rate of 10.0% asked for" in page.words
-    # The colours of the heat maps rest on the images that pass.
+    # The colours of the anomaly maps rest on the images that pass.
     assert ("90 % of the normal images' pixels" in page.words) == (threshold == THRESHOLD)
     assert "AUROC" not in page.words and "false alarms:" not in page.words
 
@@ -345,9 +345,9 @@ def test_boxes_are_drawn_around_their_regions():
     assert extent(corner, BOX_COLOUR) == (0, 59, 0, 79)
 
 
-def test_the_page_shows_the_box_on_the_heat_map_alone(tmp_path):
+def test_the_page_shows_the_box_on_the_anomaly_map_alone(tmp_path):
     failed = record("good/0", "good", 0.9, (200, 200), boxes=[(120, 60, 40, 30)])
-    calm = replace(failed, image=np.full((200, 200, 3), 0.6), heat_map=np.zeros((200, 200)))
+    calm = replace(failed, image=np.full((200, 200, 3), 0.6), anomaly_map=np.zeros((200, 200)))
     page = written(tmp_path, category([replace(calm, render=calm.image)]))
     shown = {}
     for picture in page.pictures:

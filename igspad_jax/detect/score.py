@@ -64,31 +64,31 @@ def resize_map(scores: jax.Array, height: int, width: int) -> jax.Array:
     )
 
 
-def pooled(heat_map: np.ndarray, pool: int) -> np.ndarray:
+def pooled(anomaly_map: np.ndarray, pool: int) -> np.ndarray:
     """[H - pool + 1, W - pool + 1] means over square windows that lie wholly within a [H, W] map.
 
     Args:
-        heat_map: the map.
+        anomaly_map: the map.
         pool: side of the window in pixels, from 1 to min(H, W).
 
     Raises:
         InputError: a window that does not fit.
     """
-    height, width = heat_map.shape
+    height, width = anomaly_map.shape
     if not 1 <= pool <= min(height, width):
         raise InputError(
             f"image score: a pooling window of {pool} pixels does not fit maps of "
             f"{width}x{height}; choose 1 to {min(height, width)}"
         )
-    means = cv2.blur(heat_map, (pool, pool), borderType=cv2.BORDER_REPLICATE)
+    means = cv2.blur(anomaly_map, (pool, pool), borderType=cv2.BORDER_REPLICATE)
     before = pool // 2  # of the window's pixels, those before its anchor
     return means[before : before + height - pool + 1, before : before + width - pool + 1]
 
 
-def own_level(heat_map: np.ndarray) -> float:
+def own_level(anomaly_map: np.ndarray) -> float:
     """The level of a map's own highest values: the mean of the largest 2.5 % of its pixels."""
-    count = max(1, round(_LEVEL_SHARE * heat_map.size))
-    return float(np.partition(heat_map.ravel(), -count)[-count:].mean())
+    count = max(1, round(_LEVEL_SHARE * anomaly_map.size))
+    return float(np.partition(anomaly_map.ravel(), -count)[-count:].mean())
 
 
 def _normalise(features: jax.Array) -> jax.Array:

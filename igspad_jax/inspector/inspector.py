@@ -138,16 +138,16 @@ class Inspector:
     def inspect(self, images: Sequence[np.ndarray]) -> Iterator[Inspection]:
         """Inspect images, each as `__call__` does; on accelerators several at once."""
         read = [self.read(image) for image in images]
-        for pose, heat_map in self._compared(read):
-            yield self.judge(pose, heat_map)
+        for pose, anomaly_map in self._compared(read):
+            yield self.judge(pose, anomaly_map)
 
     def _compared(self, images: Sequence[np.ndarray]) -> Iterator[tuple[PoseEstimate, np.ndarray]]:
         """The pose and the anomaly map of each of the images, as `read` gives them."""
         for chosen, real in batches(len(images), self.batch):
             group = np.stack([images[i] for i in chosen])
             poses, renders = self.locate(group)
-            heat_maps = self.compare(group, poses, renders)
-            yield from zip(poses[:real], heat_maps[:real], strict=True)
+            anomaly_maps = self.compare(group, poses, renders)
+            yield from zip(poses[:real], anomaly_maps[:real], strict=True)
 
     def read(self, image: np.ndarray, what: str = "image") -> np.ndarray:
         """An image as it is inspected: on the object's background, shrunk to its size.
@@ -222,27 +222,27 @@ class Inspector:
         self, images: np.ndarray, poses: Sequence[PoseEstimate], renders: np.ndarray
     ) -> np.ndarray:
         """[n, H, W] anomaly maps of [n, H, W, 3] images against renders at their poses."""
-        heat_maps = self.comparison.anomaly_maps(images, renders)
+        anomaly_maps = self.comparison.anomaly_maps(images, renders)
         return np.stack(
-            [self.discount(m, pose.viewmat) for m, pose in zip(heat_maps, poses, strict=True)]
+            [self.discount(m, pose.viewmat) for m, pose in zip(anomaly_maps, poses, strict=True)]
         )
 
-    def discount(self, heat_map: np.ndarray, viewmat: np.ndarray) -> np.ndarray:
+    def discount(self, anomaly_map: np.ndarray, viewmat: np.ndarray) -> np.ndarray:
         """An anomaly map [H, W] over what is to be expected at its pose [4, 4]."""
         detect = self.config.detect
         if self.expected is None or not detect.expected_strength:
-            return heat_map
+            return anomaly_map
         expected = self.expected.at(self.normal_object, viewmat, detect.expected_views)
         excess = expected / max(self.expected.typical, 1e-12)
-        return heat_map / (1.0 + detect.expected_strength * excess)
+        return anomaly_map / (1.0 + detect.expected_strength * excess)
 
-    def level(self, heat_map: np.ndarray) -> float:
+    def level(self, anomaly_map: np.ndarray) -> float:
         """What the pooled map is divided by for the score: its own level, to a power."""
-        return max(own_level(heat_map) ** self.config.detect.normalise, 1e-12)
+        return max(own_level(anomaly_map) ** self.config.detect.normalise, 1e-12)
 
-    def score(self, heat_map: np.ndarray) -> float:
+    def score(self, anomaly_map: np.ndarray) -> float:
         """The image score (equation 6, normalised) of an anomaly map [H, W]."""
-        return float(pooled(heat_map, self._pool).max()) / self.level(heat_map)
+        return float(pooled(anomaly_map, self._pool).max()) / self.level(anomaly_map)
 
     @property
     def _pool(self) -> int:
@@ -261,9 +261,9 @@ class Inspector:
             for chosen, real in batches(len(views.images), self.batch):
                 images, viewmats = views.images[chosen], views.viewmats[chosen]
                 renders = self.normal_object.renders(viewmats)
-                heat_maps = self.comparison.anomaly_maps(images, renders)
-                for viewmat, heat_map in zip(viewmats[:real], heat_maps[:real], strict=True):
-                    yield viewmat, heat_map
+                anomaly_maps = self.comparison.anomaly_maps(images, renders)
+                for viewmat, anomaly_map in zip(viewmats[:real], anomaly_maps[:real], strict=True):
+                    yield viewmat, anomaly_map
                     if on_image:
                         on_image()
 
@@ -282,7 +282,7 @@ class Inspector:
         read = {f"image {i}": self.read(image, f"image {i}") for i, image in enumerate(images)}
         compared = dict(zip(read, self._compared(list(read.values())), strict=True))
         poses = {name: pose for name, (pose, _) in compared.items()}
-        maps = ((name, read[name], heat_map) for name, (_, heat_map) in compared.items())
+        maps = ((name, read[name], anomaly_map) for name, (_, anomaly_map) in compared.items())
         self.calibration = calibrate(self.measure(poses, maps))
         return self.calibration
 
@@ -306,14 +306,14 @@ class Inspector:
             for i, name in enumerate(names)
         }
         measured = []
-        for name, image, heat_map in compared:
+        for name, image, anomaly_map in compared:
             pose, error = poses[name], None
             if name in truth:
                 error = float(pose_errors(pose.viewmat, truth[name], np.asarray(normal.centre))[0])
             measured.append(
                 Measured(
                     name=name,
-                    score=self.score(heat_map),
+                    score=self.score(anomaly_map),
                     residual=pose.residual,
                     wrong_residual=float(normal.residuals(image, normal.renders(wrong[name]))),
                     degrees=self.coverage.distance(pose.viewmat)[0],
@@ -322,14 +322,14 @@ class Inspector:
             )
         return measured
 
-    def judge(self, pose: PoseEstimate, heat_map: np.ndarray) -> Inspection:
+    def judge(self, pose: PoseEstimate, anomaly_map: np.ndarray) -> Inspection:
         """Decide, from the pose and the anomaly map [H, W] of an image."""
         rate = self.config.calibrate.false_alarm_rate
-        score, level = self.score(heat_map), self.level(heat_map)
+        score, level = self.score(anomaly_map), self.level(anomaly_map)
         threshold, edge = self.calibration.threshold(rate), self.calibration.typical
         doubts = self.doubts(pose)
         regions = find_regions(
-            pooled(heat_map, self._pool) / level,
+            pooled(anomaly_map, self._pool) / level,
             offset=self._pool // 2,
             seed=threshold,
             edge=edge,
@@ -343,7 +343,7 @@ class Inspector:
             p_value=self.calibration.p_value(score),
             score=score,
             threshold=threshold,
-            anomaly_map=heat_map,
+            anomaly_map=anomaly_map,
             level=level,
             edge=edge,
             regions=regions,

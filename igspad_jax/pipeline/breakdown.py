@@ -63,7 +63,7 @@ def break_down(
             _map(variant, folder, inspector, keys, test, records[test.name])
             for test in tracked(own, f"{variant} {name}", "image")
         ]
-        scores = np.array([inspector.score(heat_map) for heat_map in maps])
+        scores = np.array([inspector.score(anomaly_map) for anomaly_map in maps])
         labels = np.array([test.defective for test in own])
         kinds = [test.kind for test in own]
         figures = evaluate_maps(maps, [masks[i] for i in chosen], labels, scores, kinds, sizes=())
@@ -100,8 +100,8 @@ def _map(
 
     image = read(test.path)
     if variant == TRUE_POSE:
-        (heat_map,) = inspector.compare(image, [pose], inspector.render([pose]))
+        (anomaly_map,) = inspector.compare(image, [pose], inspector.render([pose]))
     else:  # no scene, so nothing that it gets wrong
-        (heat_map,) = inspector.comparison.anomaly_maps(image, read(test.clean_path))
-    results.save(test.name, ImageRecord(key, pose, key), heat_map)
-    return heat_map
+        (anomaly_map,) = inspector.comparison.anomaly_maps(image, read(test.clean_path))
+    results.save(test.name, ImageRecord(key, pose, key), anomaly_map)
+    return anomaly_map

@@ -133,11 +133,11 @@ class ImageResults:
         self,
         name: str,
         record: ImageRecord,
-        heat_map: np.ndarray,
+        anomaly_map: np.ndarray,
         render: np.ndarray | None = None,
     ) -> None:
         """Write an image's results: its map, its render, and last what they were made from."""
-        values = heat_map.astype(np.float32)
+        values = anomaly_map.astype(np.float32)
         write_whole(self.map_path(name), lambda file: np.save(file, values))
         if render is not None:
             write_image(self.render_path(name), to_uint8(render))

@@ -88,7 +88,7 @@ def inspect_files(
             else:
                 renders = inspector.render(poses)
             located = time.perf_counter()
-            heat_maps = inspector.compare(images, poses, renders)
+            anomaly_maps = inspector.compare(images, poses, renders)
             share = 1.0 / real
             seconds = {
                 "locate": share * (located - clock),
@@ -100,7 +100,7 @@ def inspect_files(
                     record.seconds["locate"] = seconds["locate"]
                 record.seconds["compare"] = seconds["compare"]
                 record.pose, record.map_key = poses[i], wanted[name][1]
-                results.save(name, record, heat_maps[i], renders[i])
+                results.save(name, record, anomaly_maps[i], renders[i])
             bar.update(real)
     return records
 

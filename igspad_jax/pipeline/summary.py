@@ -95,7 +95,7 @@ def category_report(category: Category, settings: Settings, folder: RunFolder) -
                 kind=test.kind,
                 image=load_image(test.path, size=size, background=settings.data.background),
                 render=render,
-                heat_map=folder.inspected.load_map(test.name),
+                anomaly_map=folder.inspected.load_map(test.name),
                 score=entry["score"],
                 verdict=entry["verdict"],
                 p_value=entry["p_value"],

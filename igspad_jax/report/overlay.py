@@ -7,7 +7,7 @@ from igspad_jax.report.panels import HeatScale, fit, heat_panel
 
 
 def overlay(image: np.ndarray, inspection: Inspection, size: int = 800) -> np.ndarray:
-    """Draw an image [H, W, 3] with the heat map of its inspection and the regions' boxes.
+    """Draw an image [H, W, 3] with the anomaly map of its inspection and the regions' boxes.
 
     Colour begins where normal images have their highest values, and is the darkest from twice the
     threshold on.

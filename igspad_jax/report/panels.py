@@ -19,7 +19,7 @@ _JPEG_QUALITY = 82
 
 @dataclass(frozen=True)
 class HeatScale:
-    """The heat-map colours of one category, the same for all its images.
+    """The colours of the anomaly maps of one category, the same for all its images.
 
     Attributes:
         low: value at which colour begins; below, the image shows alone.
@@ -74,22 +74,22 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
 
 def heat_panel(
     image: np.ndarray,
-    heat_map: np.ndarray,
+    anomaly_map: np.ndarray,
     boxes: Sequence[Sequence[float]],
     mask: np.ndarray | None,
     scale: HeatScale,
 ) -> np.ndarray:
-    """The heat map over the greyed image, outlines of the ground truth and of the regions on it.
+    """The anomaly map over the greyed image, outlines of the ground truth and of the regions on it.
 
     Args:
         image: uint8 [h, w, 3] panel.
-        heat_map: float32 anomaly map of any size.
+        anomaly_map: float32 anomaly map of any size.
         boxes: left, top, width and height of each region in pixels of the map.
         mask: bool ground truth of any size, or None.
         scale: the category's colours.
     """
     h, w = image.shape[:2]
-    heat = cv2.resize(heat_map.astype(np.float32), (w, h), interpolation=cv2.INTER_LINEAR)
+    heat = cv2.resize(anomaly_map.astype(np.float32), (w, h), interpolation=cv2.INTER_LINEAR)
     colours, opacity = heat_colours((heat - scale.low) / (scale.high - scale.low))
     shown = 255.0 * colours * opacity + _faded(image) * (1.0 - opacity)
     panel = np.round(shown).astype(np.uint8)
@@ -97,7 +97,7 @@ def heat_panel(
         # Drawn around the region, not on it: on a small one the line would hide the heat.
         around = cv2.dilate(_region(mask, (h, w)), np.ones((3, 3), np.uint8), iterations=2)
         cv2.drawContours(panel, _contours(around), -1, TRUTH_COLOUR, 1, cv2.LINE_AA)
-    across, down = w / heat_map.shape[1], h / heat_map.shape[0]
+    across, down = w / anomaly_map.shape[1], h / anomaly_map.shape[0]
     for left, top, width, height in boxes:
         first = max(0, int(left * across) - 1), max(0, int(top * down) - 1)
         last = int(np.ceil((left + width) * across)), int(np.ceil((top + height) * down))

@@ -26,7 +26,7 @@ class ImageRecord:
         kind: "good", the kind of defect, or "unlabelled".
         image: the image.
         render: the normal object at the estimated pose.
-        heat_map: float32 [h, w] anomaly map.
+        anomaly_map: float32 [h, w] anomaly map.
         score: image score.
         verdict: "PASS", "FAIL" or "UNSURE".
         p_value: how often a normal image would score as high.
@@ -43,7 +43,7 @@ class ImageRecord:
     kind: str
     image: np.ndarray
     render: np.ndarray
-    heat_map: np.ndarray
+    anomaly_map: np.ndarray
     score: float
     verdict: str
     p_value: float
@@ -111,9 +111,13 @@ def kind_order(kind: str) -> tuple[bool, bool, str]:
 
 def image_ap(record: ImageRecord) -> float | None:
     """Average precision of the record's map; None without a mask of the map's size."""
-    if record.mask is None or not record.mask.any() or record.mask.shape != record.heat_map.shape:
+    if (
+        record.mask is None
+        or not record.mask.any()
+        or record.mask.shape != record.anomaly_map.shape
+    ):
         return None
-    return average_precision(record.heat_map, record.mask)
+    return average_precision(record.anomaly_map, record.mask)
 
 
 def wrongness(records: Sequence[ImageRecord]) -> list[float]:

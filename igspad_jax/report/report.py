@@ -60,7 +60,7 @@ def write_report(
 
     Raises:
         InputError: for a category without images, a name that occurs twice in one, or a score or
-            heat map that is not finite.
+            anomaly map that is not finite.
     """
     for category in categories:
         _check(category)
@@ -96,18 +96,18 @@ def _check(category: CategoryReport) -> None:
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"report: {category.name} names {twice} twice; name each image once")
     for record in category.records:
-        if not np.isfinite(record.score) or not np.isfinite(record.heat_map).all():
+        if not np.isfinite(record.score) or not np.isfinite(record.anomaly_map).all():
             raise InputError(
-                f"report: {category.name}/{record.name} has a score or heat map that is not "
+                f"report: {category.name}/{record.name} has a score or anomaly map that is not "
                 "finite; leave the image out or correct its map"
             )
 
 
 def _section(category: CategoryReport, anchor: str, image_size: int, room: float) -> dict[str, Any]:
     records = [category.records[i] for i in worst_first(category.records)]
-    normal = [r.heat_map for r in records if r.taken_for == "normal"]
-    defective = [r.heat_map for r in records if r.taken_for == "defective"]
-    neither = [] if normal or defective else [r.heat_map for r in records]
+    normal = [r.anomaly_map for r in records if r.taken_for == "normal"]
+    defective = [r.anomaly_map for r in records if r.taken_for == "defective"]
+    neither = [] if normal or defective else [r.anomaly_map for r in records]
     scale = panels.heat_scale(normal, defective or neither)
     shown, listed = [], []
     for place, record in enumerate(records):
@@ -158,9 +158,9 @@ def _panels(record: ImageRecord, scale: panels.HeatScale, size: int) -> list[dic
         ("image", image, f"Image {record.name}"),
         ("render", render, f"Render of the normal object at the pose estimated for {record.name}"),
         (
-            "heat map",
-            panels.heat_panel(image, record.heat_map, record.boxes, record.mask, scale),
-            f"Anomaly heat map over {record.name}, image score {record.score:.4g}",
+            "anomaly map",
+            panels.heat_panel(image, record.anomaly_map, record.boxes, record.mask, scale),
+            f"Anomaly anomaly map over {record.name}, image score {record.score:.4g}",
         ),
     ]
     if record.mask is not None and record.mask.any():

@@ -121,8 +121,8 @@ def _detect(scene: Scene) -> Prepared:
         for chosen, real in batches(len(subject.images), inspector.batch):
             images, viewmats = subject.images[chosen], subject.viewmats[chosen]
             renders = subject.model.renders(viewmats)
-            heat_maps = inspector.comparison.anomaly_maps(images, renders)
-            scores += [inspector.score(heat_map) for heat_map in heat_maps[:real]]
+            anomaly_maps = inspector.comparison.anomaly_maps(images, renders)
+            scores += [inspector.score(anomaly_map) for anomaly_map in anomaly_maps[:real]]
         return scores
 
     def figures(scores: list[float]) -> dict[str, Any]:

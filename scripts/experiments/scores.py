@@ -69,8 +69,8 @@ def score_figures(
         detect = dataclasses.replace(DetectConfig(features=inspector.comparison.name), **changed)
         inspector.config = dataclasses.replace(inspector.config, detect=detect)
         maps = [
-            inspector.discount(heat_map, one.pose.viewmat)
-            for heat_map, one in zip(compared, images, strict=True)
+            inspector.discount(anomaly_map, one.pose.viewmat)
+            for anomaly_map, one in zip(compared, images, strict=True)
         ]
         figures[variant] = _figures(inspector, images, maps, rate)
     return figures
@@ -97,11 +97,11 @@ def _figures(
     inspector: Inspector, images: Sequence[Inspected], maps: Sequence[np.ndarray], rate: float
 ) -> dict[str, float]:
     pairs = list(zip(images, maps, strict=True))
-    calibration = [inspector.score(heat_map) for one, heat_map in pairs if one.mask is None]
+    calibration = [inspector.score(anomaly_map) for one, anomaly_map in pairs if one.mask is None]
     threshold = Calibration(tuple(sorted(calibration)), 1.0, 180.0).threshold(rate)
-    tests = [(one.mask, heat_map) for one, heat_map in pairs if one.mask is not None]
-    masks, test_maps = [mask for mask, _ in tests], [heat_map for _, heat_map in tests]
-    scores = np.array([inspector.score(heat_map) for heat_map in test_maps])
+    tests = [(one.mask, anomaly_map) for one, anomaly_map in pairs if one.mask is not None]
+    masks, test_maps = [mask for mask, _ in tests], [anomaly_map for _, anomaly_map in tests]
+    scores = np.array([inspector.score(anomaly_map) for anomaly_map in test_maps])
     labels = np.array([mask.any() for mask in masks])
     pixels = pixel_metrics(test_maps, masks)
     return {
