@@ -139,7 +139,7 @@ def found(tmp_path_factory, quickly_compiled) -> dict[str, dict[str, np.ndarray]
         np.savez(root / "given.npz", starts=starts, **given)
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
     }
     subprocess.run([sys.executable, __file__, folder], env=environment, check=True)
     results = {"one": work(alone)}

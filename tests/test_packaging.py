@@ -1,12 +1,8 @@
 """How the package is laid out, and which part may import which."""
 
 import ast
-import configparser
-import importlib
-import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -142,48 +138,3 @@ class TestDirection:
         for path in sources(PACKAGE):
             for line, name in imports(path):
                 assert name.split(".")[0] not in {"scripts", "tests", "conftest"}, f"{path}:{line}"
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The package as it is installed elsewhere, built of a copy: a build leaves files."""
-    pytest.importorskip("setuptools", minversion="77")
-    copy = tmp_path_factory.mktemp("build") / "copy"
-    copy.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    shutil.copytree(PACKAGE, copy / "igspad_jax", ignore=shutil.ignore_patterns("__pycache__"))
-    code = "from setuptools import build_meta; build_meta.build_wheel('..')"
-    subprocess.run(
-        [sys.executable, "-c", code], cwd=copy, check=True, timeout=120, capture_output=True
-    )
-    (path,) = copy.parent.glob("*.whl")
-    with zipfile.ZipFile(path) as file:
-        yield file
-
-
-class TestWheel:
-    def test_holds_all_modules_and_data(self, wheel):
-        held = set(wheel.namelist())
-        modules = {path.relative_to(ROOT).as_posix() for path in sources(PACKAGE)}
-        assert modules <= held
-        assert "igspad_jax/py.typed" in held  # or type checkers ignore the annotations
-        assert {name for name in held if name.endswith((".css", ".j2"))} == {
-            p.relative_to(ROOT).as_posix()
-            for p in PACKAGE.rglob("*")
-            if p.suffix in (".css", ".j2")
-        }
-        assert not [name for name in held if not name.startswith(("igspad_jax/", "igspad_jax-"))]
-
-    def test_console_commands(self, wheel):
-        (entry,) = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
-        points = configparser.ConfigParser()
-        points.read_string(wheel.read(entry).decode())
-        names = "train", "calibrate", "evaluate", "run", "report", "inspect", "fetch-weights"
-        assert set(points["console_scripts"]) == {f"igspad-{name}" for name in names}
-        for target in points["console_scripts"].values():
-            module, name = target.split(":")
-            assert callable(getattr(importlib.import_module(module), name))
-            command = module.rpartition(".")[2]
-            script = ROOT / f"scripts/{'inspect_images' if command == 'inspect' else command}.py"
-            assert f"from {module} import {name}" in script.read_text()  # does the same
