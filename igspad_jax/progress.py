@@ -1,9 +1,12 @@
-"""Progress of long work: a bar on a terminal, elsewhere a line now and then."""
+"""What a user sees of long work: notes, and a bar on a terminal, elsewhere a line now and then."""
 
+import logging as logging_module
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+from absl import logging
 from tqdm import tqdm
 
 _SECONDS = 30.0  # between lines
@@ -54,3 +57,15 @@ def tracked(items: Sequence[T], what: str, unit: str) -> Iterator[T]:
         for item in items:
             yield item
             bar.update()
+
+
+def show_notes() -> None:
+    """Log this package's notes, and of the libraries beneath only what they warn of."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_worth_reading)
+
+
+def _worth_reading(record: logging_module.LogRecord) -> bool:
+    ours = Path(record.pathname).is_relative_to(Path(__file__).resolve().parent)
+    return ours or record.levelno >= logging_module.WARNING

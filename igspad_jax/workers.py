@@ -12,6 +12,7 @@ from absl import logging
 
 from igspad_jax.compilation import use_compilation_cache
 from igspad_jax.errors import InputError
+from igspad_jax.progress import show_notes
 
 _RETRIES = 3  # of a task whose worker died
 
@@ -46,8 +47,12 @@ def run_tasks(
         return
     ray = _connected(cluster)
     try:
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        remote = ray.remote(max_retries=_RETRIES, num_cpus=1, num_gpus=gpus)(_outcome_there)
+        cpus, gpus = _processors(ray, len(tasks)), 1 if ray.cluster_resources().get("GPU") else 0
+        # XLA would start as many threads in each worker as its machine has processors.
+        threads = {"env_vars": {"NPROC": str(cpus), "OMP_NUM_THREADS": str(cpus)}}
+        remote = ray.remote(
+            max_retries=_RETRIES, num_cpus=cpus, num_gpus=gpus, runtime_env=threads
+        )(_outcome_there)
         given = ray.put(work)
         pending = {remote.remote(given, task, Path.cwd()): task for task in tasks}
         while pending:
@@ -65,6 +70,13 @@ def run_tasks(
         ray.shutdown()
 
 
+def _processors(ray: Any, tasks: int) -> int:
+    """Processors of a task: its share of the cluster, and no more than any machine has."""
+    machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    machines = [processors for processors in machines if processors] or [1]
+    return max(1, min(*machines, sum(machines) // max(tasks, 1)))
+
+
 def _connected(address: str) -> Any:
     """The module `ray`, connected to a cluster."""
     try:
@@ -80,7 +92,10 @@ def _connected(address: str) -> Any:
         ray.init(address=None if address == "auto" else address, logging_level=logging_module.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
         words = " ".join(str(error).split())
-        raise InputError(f"--ray={address}: {words}; start the cluster, or correct it") from error
+        raise InputError(
+            f"--ray={address}: {words}; start the cluster, or correct the address; a cluster that "
+            "asks for a token takes RAY_AUTH_MODE=token in the environment"
+        ) from error
     logging.info("Ray: %d processors", ray.cluster_resources().get("CPU", 0))
     return ray
 
@@ -88,7 +103,7 @@ def _connected(address: str) -> Any:
 def _outcome_there(work: Callable[[Task], Result], task: Task, folder: Path) -> Result | InputError:
     """What `work` makes of a task, in a worker, in the folder that the command was given in."""
     os.chdir(folder)
-    logging.set_verbosity(logging.INFO)
+    show_notes()
     use_compilation_cache()
     return _outcome(work, task)
 

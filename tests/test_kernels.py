@@ -190,6 +190,10 @@ SCENES = {
 }
 
 
+# Unlike ones together: each must leave the other alone.
+PAIRS = list(zip(list(SCENES)[:4], list(SCENES)[4:], strict=True))
+
+
 # ---------------------------------------------------------------- definition
 
 
@@ -346,20 +350,20 @@ class TestImplementations:
         again = implementation(setup)(*scenes)
         jax.tree.map(np.testing.assert_array_equal, again, (images, pairs, gradients))
 
-    @pytest.mark.parametrize("name", SCENES)
-    def test_degenerate(self, setup, name):
-        """Beside another image, which it leaves alone."""
-        scene, beside = SCENES[name](setup), random(setup)
-        images, pairs, gradients = implementation(setup)(scene, beside)
-        for i, each in enumerate((scene, beside)):
-            assert_agree((images[i], item(gradients, i)), definition(setup)(each))
-        if name in ("empty", "off screen"):
-            assert int(pairs[0]) == 0
-            assert not any(np.any(part) for part in item(gradients, 0))
-        if name in ("capacity used up", "opaque"):
-            assert int(pairs[0]) == setup.capacity
-        if name == "opaque":
-            assert float(np.max(images[0, ..., -1])) < 1e-7
+    @pytest.mark.parametrize("names", PAIRS, ids=" and ".join)
+    def test_degenerate(self, setup, names):
+        """Two at once, neither of which changes the other."""
+        scenes = [SCENES[name](setup) for name in names]
+        images, pairs, gradients = implementation(setup)(*scenes)
+        for i, name in enumerate(names):
+            assert_agree((images[i], item(gradients, i)), definition(setup)(scenes[i]))
+            if name in ("empty", "off screen"):
+                assert int(pairs[i]) == 0
+                assert not any(np.any(part) for part in item(gradients, i))
+            if name in ("capacity used up", "opaque"):
+                assert int(pairs[i]) == setup.capacity
+            if name == "opaque":
+                assert float(np.max(images[i, ..., -1])) < 1e-7
 
     def test_overflow_drops_the_farthest(self, setup):
         scene = over_all_tiles(setup, np.full(setup.count, 0.3))

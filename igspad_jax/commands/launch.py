@@ -1,22 +1,20 @@
 """Starting a command: its help, its flags, its log, and errors of the user's in one line."""
 
-import logging as logging_module
 import sys
-import textwrap
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from igspad_jax.errors import InputError
+from igspad_jax.progress import show_notes
+from igspad_jax.settings import entry
 
 CLUSTER_HELP = (
     "Spread the work over a Ray cluster: its address, or auto for the one that runs here, or, if "
     "none does, one of this machine's processors."
 )
 _HELP = {"-h", "-help", "--help", "--helpfull", "--helpshort"}
-_COLUMN = 26  # where a flag's meaning begins
 
 
 def launch(
@@ -63,9 +61,7 @@ def launch(
         return left
 
     def guarded(argv: list[str]) -> None:
-        # Our own notes are for the user; those of the libraries beneath only when they warn.
-        logging.set_verbosity(logging.INFO)
-        logging.get_absl_handler().addFilter(_worth_reading)
+        show_notes()
         try:
             main(*argv[1:])
         except InputError as error:
@@ -82,10 +78,8 @@ def _flags_help(known: Iterable[flags.Flag]) -> str:
     for flag in sorted(known, key=lambda flag: flag.name):
         name = f"[no]{flag.name}" if flag.boolean else flag.name
         default = flag.default_as_str
-        value = "" if flag.boolean or default is None else f"={default.strip(chr(39))}"
-        lines.append(f"  --{name}{value}")
-        text = textwrap.wrap(flag.help or "", 100 - _COLUMN)
-        lines += [" " * _COLUMN + line for line in text]
+        value = "" if flag.boolean or not flag.default else f"={default.strip(chr(39))}"
+        lines.append(entry(f"  --{name}{value}", flag.help or ""))
     return "\n".join(lines)
 
 
@@ -100,8 +94,3 @@ def _underscored(argument: str) -> str:
 def _fail(error: InputError) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
-
-
-def _worth_reading(record: logging_module.LogRecord) -> bool:
-    ours = Path(record.pathname).is_relative_to(Path(__file__).resolve().parents[1])
-    return ours or record.levelno >= logging_module.WARNING

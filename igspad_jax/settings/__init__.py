@@ -3,6 +3,7 @@
 from igspad_jax.settings.fields import (
     as_json,
     check_name,
+    entry,
     filled,
     first_difference,
     settings_help,

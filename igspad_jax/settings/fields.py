@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from igspad_jax.errors import InputError
 
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a name"}
-_COLUMN = 26  # where the meaning of a setting begins in `settings_help`
+_COLUMN = 26  # where meanings begin in `--help`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,11 +146,18 @@ def _help_lines(part: Any, where: str) -> Iterator[str]:
         shown = str(value) if not isinstance(value, tuple) else ",".join(map(str, value))
         head = f"  --{where}{name}={shown or repr(shown)}"
         text = f"{meanings.get(name, '')} ({_allowed(hints[name])})"
-        lines = textwrap.wrap(text, 100 - _COLUMN)
-        yield head
-        yield from (" " * _COLUMN + line for line in lines)
+        yield entry(head, text)
     for name in sections:
         yield from _help_lines(getattr(part, name), f"{where}{name}.")
+
+
+def entry(name: str, meaning: str) -> str:
+    """A name and what it means, as `--help` prints them: the meaning in a column of its own."""
+    lines = [" " * _COLUMN + line for line in textwrap.wrap(meaning, 100 - _COLUMN)]
+    if lines and len(name) < _COLUMN:
+        lines[0] = name.ljust(_COLUMN) + lines[0].strip()
+        return "\n".join(lines)
+    return "\n".join([name, *lines])
 
 
 def _allowed(hint: Any) -> str:
