@@ -77,8 +77,8 @@ def _flags_help(known: Iterable[flags.Flag]) -> str:
     lines = []
     for flag in sorted(known, key=lambda flag: flag.name):
         name = f"[no]{flag.name}" if flag.boolean else flag.name
-        default = flag.default_as_str
-        value = "" if flag.boolean or not flag.default else f"={default.strip(chr(39))}"
+        default = "" if flag.boolean or not flag.default else str(flag.default_as_str).strip("'")
+        value = f"={default}" if default else ""
         lines.append(entry(f"  --{name}{value}", flag.help or ""))
     return "\n".join(lines)
 
