@@ -697,6 +697,19 @@ class TestDamaged:
         with pytest.raises(InputError, match=r"Burrs/1.json: damaged .*igspad-evaluate"):
             summarise([(read_category(again.data), again.folder)], SETTINGS, again.root, anew=True)
 
+    def test_a_damaged_category_is_left_out_of_the_report(self, again, toy, finished, caplog):
+        (again.folder.inspected.root / "Burrs/1.json").write_text("{}")
+        other = shutil.copytree(again.data, again.data.parent / "other")
+        both = [
+            (read_category(again.data), again.folder),
+            (read_category(other), RunFolder(finished / "toy")),
+        ]
+        with caplog.at_level("WARNING", logger="absl"):
+            report = summarise(both, SETTINGS, again.root, anew=True)
+        assert "toy is left out of the report: " in caplog.text and "Burrs/1.json" in caplog.text
+        assert set(json.loads((again.root / "metrics.json").read_text())["categories"]) == {"other"}
+        assert "other" in report.read_text()
+
     @pytest.mark.parametrize(
         ("name", "stage", "remedy"),
         [

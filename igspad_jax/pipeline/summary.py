@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from igspad_jax.data import Category, load_image, load_mask
 from igspad_jax.errors import InputError
@@ -52,26 +53,47 @@ def summarise(
         anew: whether to write them even where they are of the same results already.
 
     Raises:
-        InputError: without any category, or for one that is not evaluated.
+        InputError: without any category whose results can be read.
     """
     if not categories:
         raise InputError(f"{root}: there is nothing to report; run the stages before first")
-    metrics = {category.name: folder.load("metrics") for category, folder in categories}
+    metrics = {}
+    for category, folder in categories:
+        try:
+            metrics[category.name] = folder.load("metrics")
+        except InputError as error:
+            _leave_out(category, error, alone=len(categories) == 1)
     key = digest_of([{name: own["key"] for name, own in metrics.items()}, settings])
     report, summary = root / "report.html", root / "metrics.json"
     if report.is_file() and summary.is_file() and not anew:
         before = read_json(summary, f"delete {summary}")
         if isinstance(before, dict) and before.get("key") == key:
             return report
-    reports = [category_report(category, settings, folder) for category, folder in categories]
+    reports = []
+    for category, folder in categories:
+        if category.name in metrics:
+            try:
+                reports.append(category_report(category, settings, folder))
+            except InputError as error:
+                _leave_out(category, error, alone=len(categories) == 1)
+                del metrics[category.name]
+    if not reports:
+        raise InputError(f"{root}: no category has results that can be read, see the warnings")
     used = {
-        "data": [str(category.root) for category, _ in categories],
+        "data": [str(category.root) for category, _ in categories if category.name in metrics],
         **dataclasses.asdict(settings),
     }
     write_report(report, root.name, reports, used)
     content = {"key": key, "mean": aggregate(metrics), "categories": metrics}
     write_metrics(summary, content)
     return report
+
+
+def _leave_out(category: Category, error: InputError, *, alone: bool) -> None:
+    """One damaged category does not keep a report of the others; a lone one is an error."""
+    if alone:
+        raise error
+    logging.warning("%s is left out of the report: %s", category.name, error)
 
 
 def category_report(category: Category, settings: Settings, folder: RunFolder) -> CategoryReport:
