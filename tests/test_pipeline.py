@@ -698,7 +698,9 @@ class TestDamaged:
             summarise([(read_category(again.data), again.folder)], SETTINGS, again.root, anew=True)
 
     def test_a_damaged_category_is_left_out_of_the_report(self, again, toy, finished, caplog):
-        (again.folder.inspected.root / "Burrs/1.json").write_text("{}")
+        file = again.folder.inspected.root / "Burrs/1.json"
+        intact = file.read_text()
+        file.write_text("{}")
         other = shutil.copytree(again.data, again.data.parent / "other")
         both = [
             (read_category(again.data), again.folder),
@@ -709,6 +711,10 @@ class TestDamaged:
         assert "toy is left out of the report: " in caplog.text and "Burrs/1.json" in caplog.text
         assert set(json.loads((again.root / "metrics.json").read_text())["categories"]) == {"other"}
         assert "other" in report.read_text()
+        file.write_text(intact)
+        summarise(both, SETTINGS, again.root)
+        repaired = json.loads((again.root / "metrics.json").read_text())
+        assert set(repaired["categories"]) == {"toy", "other"}
 
     @pytest.mark.parametrize(
         ("name", "stage", "remedy"),

@@ -1,9 +1,9 @@
 """A whole run: its tables, its metrics file, its report."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from absl import logging
@@ -16,6 +16,8 @@ from igspad_jax.pipeline.evaluation import chosen_tests
 from igspad_jax.pipeline.folder import RunFolder
 from igspad_jax.report import CategoryReport, ImageRecord, write_report
 from igspad_jax.settings import Settings
+
+T = TypeVar("T")
 
 
 def print_tables(categories: Mapping[str, Mapping]) -> None:
@@ -57,43 +59,50 @@ def summarise(
     """
     if not categories:
         raise InputError(f"{root}: there is nothing to report; run the stages before first")
-    metrics = {}
-    for category, folder in categories:
-        try:
-            metrics[category.name] = folder.load("metrics")
-        except InputError as error:
-            _leave_out(category, error, alone=len(categories) == 1)
-    key = digest_of([{name: own["key"] for name, own in metrics.items()}, settings])
+    metrics = _readable(categories, lambda _, folder: folder.load("metrics"))
     report, summary = root / "report.html", root / "metrics.json"
     if report.is_file() and summary.is_file() and not anew:
         before = read_json(summary, f"delete {summary}")
-        if isinstance(before, dict) and before.get("key") == key:
+        if isinstance(before, dict) and before.get("key") == _key(metrics, settings):
             return report
-    reports = []
-    for category, folder in categories:
-        if category.name in metrics:
-            try:
-                reports.append(category_report(category, settings, folder))
-            except InputError as error:
-                _leave_out(category, error, alone=len(categories) == 1)
-                del metrics[category.name]
+    reports = _readable(
+        [(category, folder) for category, folder in categories if category.name in metrics],
+        lambda category, folder: category_report(category, settings, folder),
+    )
     if not reports:
         raise InputError(f"{root}: no category has results that can be read, see the warnings")
+    metrics = {name: own.metrics for name, own in reports.items()}
     used = {
-        "data": [str(category.root) for category, _ in categories if category.name in metrics],
+        "data": [str(category.root) for category, _ in categories if category.name in reports],
         **dataclasses.asdict(settings),
     }
-    write_report(report, root.name, reports, used)
-    content = {"key": key, "mean": aggregate(metrics), "categories": metrics}
-    write_metrics(summary, content)
+    write_report(report, root.name, list(reports.values()), used)
+    key = _key(metrics, settings)  # of what is in it: what was left out comes back once repaired
+    write_metrics(summary, {"key": key, "mean": aggregate(metrics), "categories": metrics})
     return report
 
 
-def _leave_out(category: Category, error: InputError, *, alone: bool) -> None:
-    """One damaged category does not keep a report of the others; a lone one is an error."""
-    if alone:
-        raise error
-    logging.warning("%s is left out of the report: %s", category.name, error)
+def _key(metrics: Mapping[str, Any], settings: Settings) -> str:
+    return digest_of([{name: own["key"] for name, own in metrics.items()}, settings])
+
+
+def _readable(
+    categories: Sequence[tuple[Category, RunFolder]], read: Callable[[Category, RunFolder], T]
+) -> dict[str, T]:
+    """What is read of each category, by name; without, and with a warning, those that are damaged.
+
+    Raises:
+        InputError: where the only category is damaged.
+    """
+    found = {}
+    for category, folder in categories:
+        try:
+            found[category.name] = read(category, folder)
+        except InputError as error:
+            if len(categories) == 1:
+                raise
+            logging.warning("%s is left out of the report: %s", category.name, error)
+    return found
 
 
 def category_report(category: Category, settings: Settings, folder: RunFolder) -> CategoryReport:
