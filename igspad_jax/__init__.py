@@ -13,5 +13,5 @@ are imported when they are first used; `__init__.pyi` lists them.
 
 import lazy_loader
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -19,14 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from experiments import features_table, markdown, matchers_table
 from experiments.scores import Inspected, score_figures, score_tables
 from igspad_jax.commands.categories import each_category, resolved
 from igspad_jax.commands.stage import Arguments, run_stage
-from igspad_jax.data import Category, load_mask, read_image
+from igspad_jax.data import Category, load_defect, read_image
 from igspad_jax.detect import extractors_at_hand
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate.tables import Table, format_table
@@ -110,12 +109,11 @@ def inspected_images(
     for name, path in calibration_files(category, settings).items():
         if name not in left_out:
             pose = folder.calibration.pose(name)
-            images.append(Inspected(inspector.read(read_image(path), str(path)), pose))
+            image = inspector.read(read_image(path), str(path)).image
+            images.append(Inspected(image, pose))
     for test in chosen_tests(category, settings):
-        image = inspector.read(read_image(test.path), str(test.path))
-        mask = np.zeros(image.shape[:2], bool)
-        if test.mask_path:
-            mask = load_mask(test.mask_path, size=inspector.normal_object.width)
+        image = inspector.read(read_image(test.path), str(test.path)).image
+        mask = load_defect(test, inspector.normal_object.working_camera)
         if test.labelled:
             images.append(Inspected(image, folder.inspected.pose(test.name), mask))
     return inspector, images

@@ -108,9 +108,9 @@ def _parts() -> list[str]:
     return _PARTS_FLAG.value
 
 
-def _trial(test: TestImage, settings: Settings) -> Trial:
+def _trial(category: Category, test: TestImage, settings: Settings) -> Trial:
     assert test.viewmat is not None
-    return Trial(test.name, load_test(test, **settings.data.reading).image, test.viewmat)
+    return Trial(test.name, load_test(category, test, **settings.data.reading).image, test.viewmat)
 
 
 def _subject(category: Category, settings: Settings, folder: RunFolder) -> Subject:
@@ -118,7 +118,7 @@ def _subject(category: Category, settings: Settings, folder: RunFolder) -> Subje
     origin = folder.load("training")["made_with"]
     model, _ = load_object(folder.object)
     tests = select_tests(category.test, _IMAGES.value)
-    real = tuple(_trial(test, settings) for test in tests)
+    real = tuple(_trial(category, test, settings) for test in tests)
     if real[0].image.shape != (model.height, model.width, 3):
         raise InputError(
             f"{folder.object} is of images of {model.width}x{model.height} pixels and the test "
@@ -167,7 +167,7 @@ def main(arguments: Arguments) -> None:
         subject, place = _subject(category, settings, folder), out / category.name
         if "film" in parts:
             test = film_test(category.test, _FILM.value)
-            trial, method = _trial(test, settings), _FILM_METHOD.value
+            trial, method = _trial(category, test, settings), _FILM_METHOD.value
             film = make_film(
                 subject, trial, film_level, method, base, place, seed=seed, overwrite=overwrite
             )

@@ -38,7 +38,7 @@ from experiments.measures import convergence, steps_until, summary
 from experiments.methods import PAPER, config_of, relevant_settings
 from experiments.starts import start
 from igspad_jax.cameras import intrinsics_from_angle, look_at, pose_errors
-from igspad_jax.data import TestImage
+from igspad_jax.data import Lens, TestImage
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate.tables import Table
 from igspad_jax.normal_object import NormalObject
@@ -63,6 +63,8 @@ BASE = InvertConfig(
     ),
 )
 EYES = np.array([[1.5, -2.0, 1.2], [-2.4, 0.4, 0.9]])
+
+LENS = Lens(40, 40, (40.0, 40.0), (20.0, 20.0))
 
 
 def blobs(count: int = 120) -> Gaussians:
@@ -172,7 +174,7 @@ class TestChoice:
     @staticmethod
     def images(**counts) -> list[TestImage]:
         return [
-            TestImage(f"{kind}/{i}", kind, Path(), None, np.eye(4), None)
+            TestImage(f"{kind}/{i}", kind, Path(), None, np.eye(4), None, LENS)
             for kind, count in counts.items()
             for i in range(count)
         ]

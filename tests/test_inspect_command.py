@@ -88,13 +88,14 @@ def inspected(monkeypatch) -> list[Inspector]:
     """The inspectors that were asked, once for each photograph."""
     asked = []
 
-    def inspect_by_colour(self, images):
-        for image in images:
+    def inspect_by_colour(self, photographs):
+        for photograph in photographs:
             asked.append(self)
+            image = photograph.image
             assert image.shape == (40, 40, 3) and image.dtype == np.float32
             yield inspection(VERDICTS[int(image.mean(axis=(0, 1)).argmax())])
 
-    monkeypatch.setattr(Inspector, "inspect", inspect_by_colour)
+    monkeypatch.setattr(Inspector, "inspect_read", inspect_by_colour)
     return asked
 
 

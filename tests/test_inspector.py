@@ -263,7 +263,7 @@ class TestCalibrate:
         assert found.farthest == pytest.approx(25.0)
 
     def test_some_degrees_are_covered_about_each_view_in_any_case(self):
-        assert calibrate([measured("a", degrees=2.0), measured("b", degrees=3.0)]).farthest == 15.0
+        assert calibrate([measured("a", degrees=2.0), measured("b", degrees=3.0)]).farthest == 20.0
 
     def test_of_photographs_without_poses_those_far_from_the_middle_are_left_out(self):
         residuals = [0.02, 0.03, 0.04, 0.05, 0.5]
@@ -683,13 +683,13 @@ class TestImages:
         image = np.zeros((SIZE, SIZE, 4), np.uint8)
         image[..., :3] = to_uint8(normal[0])
         image[:20, :, 3] = 255
-        read = inspector.read(image)
+        read = inspector.read(image).image
         np.testing.assert_array_equal(read[:20], to_uint8(normal[0])[:20] / np.float32(255.0))
         np.testing.assert_allclose(read[20:], np.broadcast_to(BACKGROUND, (20, SIZE, 3)))
 
     def test_larger_images_are_shrunk(self, inspector, normal):
         large = normal[0].repeat(3, axis=0).repeat(3, axis=1)
-        np.testing.assert_allclose(inspector.read(large), normal[0], atol=1e-6)
+        np.testing.assert_allclose(inspector.read(large).image, normal[0], atol=1e-6)
 
     @pytest.mark.parametrize(
         ("shape", "says"),
@@ -778,8 +778,8 @@ class TestFolder:
 
     @pytest.mark.parametrize("file", ["object.json", "inspector.json"])
     def test_another_format(self, copied, file):
-        alter(copied / file, format=2)
-        with pytest.raises(InputError, match=rf"{file}: format 2, this program reads format 1"):
+        alter(copied / file, format=1)
+        with pytest.raises(InputError, match=rf"{file}: format 1, this program reads format 2"):
             Inspector.load(copied)
 
     def test_other_weights(self, copied, tmp_path):

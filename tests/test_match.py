@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from igspad_jax.cameras import intrinsics_from_angle, look_at, pose_errors
+from igspad_jax.data import Photograph
 from igspad_jax.errors import InputError
 from igspad_jax.match import (
     FirstPoses,
@@ -308,12 +309,12 @@ class TestFirstPoses:
 
     @pytest.fixture
     def make(self, model, training):
-        centre = np.asarray(model.centre)
-        views = prepare_views(training.images, training.viewmats, training.K, centre)
+        camera = model.working_camera
 
         def make(initial="retrieval", **settings):
             config = MatchConfig(matcher="opencv", initial=initial, **settings)
-            return FirstPoses(model, training.images, views, config)
+            first_poses = FirstPoses(model, training, config)
+            return lambda image: first_poses(Photograph.read(image, camera.lens, camera))
 
         return make
 
@@ -426,5 +427,5 @@ class TestFirstPoses:
         assert sorted(asked[3:]) == list(range(24))
 
     def test_an_image_of_another_size(self, make):
-        with pytest.raises(InputError, match="32x24 pixels, the training images have 40x40"):
+        with pytest.raises(InputError, match="32 px wide and cannot be loaded at 40 px"):
             make()(np.ones((24, 32, 3), np.float32))

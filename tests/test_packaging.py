@@ -31,7 +31,7 @@ STAGES = (
     "commands",
 )
 FOUNDATION = {
-    "batches", "cameras", "devices", "errors", "files", "machine", "progress"
+    "batches", "cameras", "devices", "errors", "files", "light", "machine", "progress"
 }  # fmt: skip
 
 

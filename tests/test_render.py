@@ -250,8 +250,8 @@ class TestTransformations:
                 got = jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j], (values, gradients))
                 (got_loss, result), gradient = got
                 assert float(got_loss) == pytest.approx(float(loss), rel=1e-4, abs=1e-3)
-                np.testing.assert_allclose(result.colour, expected.colour, atol=1e-6)
-                np.testing.assert_allclose(result.alpha, expected.alpha, atol=1e-6)
+                np.testing.assert_allclose(result.colour, expected.colour, atol=5e-6)
+                np.testing.assert_allclose(result.alpha, expected.alpha, atol=5e-6)
                 np.testing.assert_allclose(result.depth, expected.depth, atol=1e-4)
                 assert int(result.pairs) == int(expected.pairs)
                 assert_gradients_agree(gradient, expected_gradient, relative=1e-4)

@@ -24,8 +24,9 @@ from igspad_jax.cameras import (
 from igspad_jax.errors import InputError
 from igspad_jax.scene import Gaussians
 from igspad_jax.scene.harmonics import C0, colours
-from igspad_jax.scene.initialise import common_volume, from_points, initial_gaussians, silhouettes
+from igspad_jax.scene.initialise import from_points, initial_gaussians, silhouettes
 from igspad_jax.scene.ply import read_ply, read_points, write_ply
+from igspad_jax.scene.volume import common_volume
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 

@@ -66,7 +66,9 @@ class TestFiles:
         assert len(category.train) == 8
         assert category.kinds == ("good", "Burrs", "Missing", "Stains")
         assert len(category.test) == 8
-        assert category.camera_angle_x == pytest.approx(CAMERA_ANGLE_X)
+        lens = category.camera.lens
+        angle = 2.0 * np.arctan(0.5 * lens.width / lens.focal[0])
+        assert angle == pytest.approx(CAMERA_ANGLE_X)
         for image in category.test:
             assert image.viewmat is not None
             assert (
@@ -128,9 +130,8 @@ class TestGeometry:
             difference = np.abs(picture.image - loaded.images[i])
             assert difference.mean() < 1e-3
         good = category.test[0]
-        assert (
-            np.abs(shoot(figure, viewmat=good.viewmat).image - load_test(good).image).mean() < 2e-3
-        )
+        image = load_test(category, good).image
+        assert np.abs(shoot(figure, viewmat=good.viewmat).image - image).mean() < 2e-3
 
     def test_points_seen_project_into_their_pixels(self, figure):
         picture = shoot(figure)
@@ -212,7 +213,7 @@ class TestGeometry:
 class TestMasks:
     def test_defects_show_inside_their_masks(self, category):
         for image in category.test:
-            loaded = load_test(image)
+            loaded = load_test(category, image)
             assert loaded.mask.any() == image.defective
             if loaded.clean is None:
                 continue

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from igspad_jax.commands.stage import Arguments
 from igspad_jax.compilation import use_compilation_cache
-from igspad_jax.data import Category, list_categories, read_category
+from igspad_jax.data import Category, list_categories
 from igspad_jax.errors import InputError
 from igspad_jax.inspector import resolve
 from igspad_jax.pipeline.folder import RunFolder
+from igspad_jax.pipeline.mapping import mapped
 from igspad_jax.settings import Settings
 from igspad_jax.workers import run_tasks
 
@@ -74,7 +75,8 @@ def each_category(
 
 
 def _done(work: Callable[[Category, RunFolder], None], results: Path, root: Path) -> Finished:
-    category, folder = read_category(root), RunFolder(results / root.resolve().name)
+    folder = RunFolder(results / root.resolve().name)
+    category = mapped(root, folder.root)
     work(category, folder)
     return category, folder
 
@@ -87,7 +89,7 @@ def evaluated(arguments: Arguments) -> dict[str, Finished]:
         folder = RunFolder(arguments.run / name)
         try:
             folder.load("metrics")
-            found[name] = read_category(root), folder
+            found[name] = mapped(root, folder.root), folder
         except InputError:  # nothing of it yet, or nothing that can be read
             continue
     return found

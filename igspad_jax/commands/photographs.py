@@ -116,7 +116,7 @@ def _places(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
 def _inspected(
     load: Callable[[], Inspector], files: Sequence[Path]
 ) -> list[tuple[Any, Inspection | InputError]]:
-    """Each file's image and its inspection, or why it has none, twice."""
+    """Each file's pixels and its inspection; nothing and the reason where it has none."""
     inspector = load()
     read: list[Any] = []
     for path in files:
@@ -124,8 +124,11 @@ def _inspected(
             read.append(inspector.read(read_image(path), str(path)))
         except InputError as error:
             read.append(error)
-    results = inspector.inspect([image for image in read if not isinstance(image, InputError)])
-    return [(one, one if isinstance(one, InputError) else next(results)) for one in read]
+    results = inspector.inspect_read([one for one in read if not isinstance(one, InputError)])
+    return [
+        (None, one) if isinstance(one, InputError) else (one.pixels[..., :3], next(results))
+        for one in read
+    ]
 
 
 def _line(path: Path, result: Inspection | InputError) -> str:

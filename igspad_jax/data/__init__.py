@@ -9,10 +9,11 @@ from igspad_jax.data.category import (
     TestImage,
     TrainView,
     hold_out_blocks,
-    intrinsics,
+    load_defect,
     load_test,
     load_train,
 )
+from igspad_jax.data.colmap import Structure
 from igspad_jax.data.images import (
     load_image,
     load_mask,
@@ -22,3 +23,5 @@ from igspad_jax.data.images import (
     write_image,
 )
 from igspad_jax.data.layouts import images_in, list_categories, read_category
+from igspad_jax.data.lenses import Lens, WorkingCamera, lens_for
+from igspad_jax.data.photographs import Photograph

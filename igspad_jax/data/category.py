@@ -4,7 +4,8 @@
 """
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import numpy as np
 from absl import logging
 from scipy.cluster.vq import kmeans2
 
-from igspad_jax.cameras import scale_intrinsics
-from igspad_jax.data.images import WHITE, load_image, load_mask, resized_shape
+from igspad_jax.data.colmap import Structure
+from igspad_jax.data.images import WHITE, load_mask, read_image
+from igspad_jax.data.lenses import Lens, WorkingCamera
+from igspad_jax.data.photographs import Photograph, working_mask
+from igspad_jax.errors import InputError
 
 GOOD, UNLABELLED = "good", "unlabelled"  # kinds that are no defects
 _NEIGHBOURS = 30.0  # degrees within which two views cover the directions between them
@@ -25,11 +29,17 @@ class TrainView:
 
     Attributes:
         path: the image file.
-        viewmat: [4, 4] float64, world to camera, OpenCV axes.
+        viewmat: [4, 4] float64, world to the working camera, OpenCV axes.
+        lens: of the photograph.
+        mask_path: white where the photograph is to be learnt from; None where all of it is.
+        name: of the photograph in the structure from motion.
     """
 
     path: Path
     viewmat: np.ndarray
+    lens: Lens
+    mask_path: Path | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +51,9 @@ class TestImage:
         kind: "good", the kind of defect, or "unlabelled" where it is not known.
         path: the image file.
         mask_path: the region of the defect; None where kind is "good" or "unlabelled".
-        viewmat: [4, 4] float64 true pose, None where unknown.
+        viewmat: [4, 4] float64 true pose of the working camera, None where unknown.
         clean_path: the same view without the defect, None where there is none.
+        lens: of the photograph.
     """
 
     __test__ = False  # the name starts with "Test", but pytest has nothing to collect here
@@ -53,6 +64,7 @@ class TestImage:
     mask_path: Path | None
     viewmat: np.ndarray | None
     clean_path: Path | None
+    lens: Lens
 
     @property
     def labelled(self) -> bool:
@@ -67,30 +79,30 @@ class TestImage:
 
 @dataclass(frozen=True, eq=False)
 class Category:
-    """One object: normal images with poses and images to inspect, all of one size.
+    """One object: normal images with poses and images to inspect.
 
     Attributes:
         name: name of its folder.
         root: its folder.
-        K: [3, 3] float64 intrinsics in pixels of the files' size.
-        width: width of the files in pixels.
-        height: height of the files in pixels.
+        camera: the working camera, at the size of most photographs.
         train: normal views in file order, numbers sorted as numbers.
         test: images to inspect, "good" first, then the kinds by name, then the unlabelled ones.
+        structure: what structure from motion found; None for poses of another origin.
+        points_path: a `.ply` cloud to start training from; None where there is none.
     """
 
     name: str
     root: Path
-    K: np.ndarray
-    width: int
-    height: int
+    camera: WorkingCamera
     train: tuple[TrainView, ...]
     test: tuple[TestImage, ...]
+    structure: Structure | None = None
+    points_path: Path | None = None
 
     @property
-    def camera_angle_x(self) -> float:
-        """Horizontal field of view in radians."""
-        return float(2.0 * np.arctan(0.5 * self.width / self.K[0, 0]))
+    def lenses(self) -> list[Lens]:
+        """The lenses of the training photographs, the commonest first."""
+        return commonest_first(view.lens for view in self.train)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -106,11 +118,15 @@ class LoadedViews:
         images: float32 [n, h, w, 3] in [0, 1].
         viewmats: float32 [n, 4, 4].
         K: float32 [3, 3], shared by the views, in pixels of `images`.
+        shown: bool [n, h, w], False where a photograph does not reach; None where all do.
+        lenses: of the photographs, the commonest first; none where they are the working camera's.
     """
 
     images: np.ndarray
     viewmats: np.ndarray
     K: np.ndarray
+    shown: np.ndarray | None = None
+    lenses: tuple[Lens, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,10 +144,9 @@ class LoadedTest:
     clean: np.ndarray | None
 
 
-def intrinsics(category: Category, size: int | None = None) -> np.ndarray:
-    """[3, 3] float64 intrinsics of the category's images loaded at `size` pixels width."""
-    width, height = resized_shape(category.width, category.height, size)
-    return scale_intrinsics(category.K, width / category.width, height / category.height)
+def commonest_first(lenses: Iterable[Lens]) -> list[Lens]:
+    """The different ones among lenses, the commonest first."""
+    return [lens for lens, _ in Counter(lenses).most_common()]
 
 
 def load_train(
@@ -141,11 +156,11 @@ def load_train(
     background: tuple[float, float, float] = WHITE,
     views: Sequence[TrainView] | None = None,
 ) -> LoadedViews:
-    """Loads normal views.
+    """Loads normal views, as the working camera takes them.
 
     Args:
         category: the category.
-        size: width in pixels, None for the files'.
+        size: width in pixels, None for the photographs'.
         background: RGB in [0, 1] behind transparent pixels.
         views: which of the category's views; None for all.
 
@@ -153,16 +168,23 @@ def load_train(
         InputError: an image cannot be read, or `size` would enlarge it.
     """
     views = category.train if views is None else views
-    width, height = resized_shape(category.width, category.height, size)
+    camera = category.camera.resized(size)
     # Filled in place: at 800 px a category takes 1.6 GB, and stacking a list would double it.
-    images = np.empty((len(views), height, width, 3), np.float32)
-    for slot, view in zip(images, views, strict=True):
-        slot[...] = load_image(view.path, size=size, background=background)
+    images = np.empty((len(views), camera.lens.height, camera.lens.width, 3), np.float32)
+    shown = np.empty(images.shape[:3], bool)
+    for i, view in enumerate(views):
+        pixels, what = read_image(view.path), str(view.path)
+        photograph = Photograph.read(pixels, view.lens, camera, background=background, what=what)
+        images[i], shown[i] = photograph.image, photograph.shown
+        if view.mask_path:
+            shown[i] &= _load_mask(view.mask_path, view.lens, camera)
     viewmats = np.stack([view.viewmat for view in views]).astype(np.float32)
-    return LoadedViews(images, viewmats, intrinsics(category, size).astype(np.float32))
+    K = camera.K.astype(np.float32)
+    return LoadedViews(images, viewmats, K, None if shown.all() else shown, tuple(category.lenses))
 
 
 def load_test(
+    category: Category,
     image: TestImage,
     *,
     size: int | None = None,
@@ -173,16 +195,39 @@ def load_test(
     Raises:
         InputError: a file cannot be read, or `size` would enlarge it.
     """
-    pixels = load_image(image.path, size=size, background=background)
+    camera = category.camera.resized(size)
+
+    def read(path: Path) -> np.ndarray:
+        pixels, what = read_image(path), str(path)
+        return Photograph.read(pixels, image.lens, camera, background=background, what=what).image
+
+    pixels = read(image.path)
     mask = np.zeros(pixels.shape[:2], bool)
     if image.mask_path is not None:
-        mask = load_mask(image.mask_path, size=size)
+        mask = load_defect(image, camera)
         if not mask.any():
             logging.warning("%s is empty, so %s counts no pixel", image.mask_path, image.name)
-    clean = None
-    if image.clean_path is not None:
-        clean = load_image(image.clean_path, size=size, background=background)
-    return LoadedTest(pixels, mask, clean)
+    return LoadedTest(pixels, mask, read(image.clean_path) if image.clean_path else None)
+
+
+def load_defect(image: TestImage, camera: WorkingCamera) -> np.ndarray:
+    """[h, w] the region of an image's defect, as a working camera sees it; empty if it has none."""
+    if image.mask_path is None:
+        return np.zeros((camera.lens.height, camera.lens.width), bool)
+    return _load_mask(image.mask_path, image.lens, camera)
+
+
+def _load_mask(path: Path, lens: Lens, camera: WorkingCamera) -> np.ndarray:
+    """[h, w] a region in a file of a photograph's size, as a working camera sees it."""
+    if camera.takes(lens):
+        return load_mask(path, size=camera.lens.width)
+    mask = load_mask(path)
+    if mask.shape != (lens.height, lens.width):
+        raise InputError(
+            f"{path} is {mask.shape[1]} x {mask.shape[0]} px but its photograph is {lens.width} x "
+            f"{lens.height}: give a mask of the photograph's size"
+        )
+    return working_mask(mask, lens, camera)
 
 
 def hold_out_blocks(viewmats: np.ndarray, share: float) -> np.ndarray:

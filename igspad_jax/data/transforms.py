@@ -1,9 +1,11 @@
-"""Reads `transforms.json` files: intrinsics and camera-to-world poses, checked.
+"""Reads `transforms.json` files: lenses and camera-to-world poses, checked.
 
 The format is that of NeRF-synthetic: `camera_angle_x`, the horizontal field of view in radians, and
 `frames`, each with a `file_path` relative to the file's folder (with or without the extension) and
-a `transform_matrix`, camera to world in OpenGL axes (x right, y up, z backwards). The keys `fl_x`,
-`fl_y`, `cx`, `cy`, `w`, `h` of instant-ngp are honoured where they stand.
+a `transform_matrix`, camera to world in OpenGL axes (x right, y up, z backwards). What instant-ngp
+and nerfstudio add is honoured, for all frames or in one: `fl_x`, `fl_y`, `cx`, `cy`, `w`, `h`,
+`camera_model`, `is_fisheye`, `k1` to `k4`, `p1`, `p2`, `mask_path`, and `ply_file_path`, whose
+points share the poses' world. So `applied_transform` needs no work: poses and points both had it.
 """
 
 import json
@@ -11,18 +13,39 @@ import math
 import posixpath
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from igspad_jax.cameras import intrinsics_from_angle, scale_intrinsics, viewmat_from_c2w
+from igspad_jax.cameras import intrinsics_from_angle, viewmat_from_c2w
 from igspad_jax.data.images import IMAGE_SUFFIXES, image_size
+from igspad_jax.data.lenses import Lens
 from igspad_jax.errors import InputError
 
-_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+_CAMERA = ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_model", "is_fisheye")
+_RADIAL, _TANGENTIAL = ("k1", "k2", "k3", "k4"), ("p1", "p2")
+_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
 _MIN_FRAMES = 2
 # Files print matrices with six digits or more; a scaled or sheared one is off by far more.
 _RIGID_TOLERANCE = 1e-3
+
+
+class Frame(NamedTuple):
+    """An image of a transforms file.
+
+    Attributes:
+        path: the image file.
+        viewmat: [4, 4] float64.
+        lens: in pixels of the image.
+        mask_path: what of the image is to be taken; None for all.
+        name: in the structure from motion.
+    """
+
+    path: Path
+    viewmat: np.ndarray
+    lens: Lens
+    mask_path: Path | None
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,16 +53,12 @@ class Transforms:
     """A checked transforms file.
 
     Attributes:
-        K: [3, 3] float64 intrinsics in pixels of the images.
-        width: of the images, in pixels.
-        height: of the images, in pixels.
-        views: image file and [4, 4] float64 viewmat of every frame, in the file's order.
+        frames: in the file's order.
+        points_path: a `.ply` cloud to start training from; None where there is none.
     """
 
-    K: np.ndarray
-    width: int
-    height: int
-    views: tuple[tuple[Path, np.ndarray], ...]
+    frames: tuple[Frame, ...]
+    points_path: Path | None
 
 
 def read_transforms(path: Path) -> Transforms:
@@ -56,9 +75,8 @@ def read_transforms(path: Path) -> Transforms:
         raise InputError(
             f"{path} has {len(frames)} frame(s): a scene needs at least {_MIN_FRAMES} views"
         )
-    views: list[tuple[Path, np.ndarray]] = []
+    found: list[Frame] = []
     seen: dict[Path, int] = {}
-    sizes: list[tuple[int, int]] = []
     for number, frame in enumerate(frames):
         where = f"{path}: frame {number}"
         image = _image_of(path.parent, frame, where)
@@ -67,15 +85,20 @@ def read_transforms(path: Path) -> Transforms:
                 f"{where} names {image.name} like frame {seen[image]}: give every image one frame"
             )
         seen[image] = number
-        views.append((image, _viewmat(frame.get("transform_matrix"), where)))
-        sizes.append(image_size(image))
-        if sizes[-1] != sizes[0]:
+        viewmat = _viewmat(frame.get("transform_matrix"), where)
+        # A frame's own focal length goes before a field of view of all.
+        own = {key: frame[key] for key in (*_CAMERA, *_RADIAL, *_TANGENTIAL) if key in frame}
+        common = {k: v for k, v in content.items() if "camera_angle_x" not in own or k != "fl_x"}
+        lens = _lens(common | own, where if own else str(path), image, image_size(image))
+        if not own and found and not found[0].lens.fits(lens.width, lens.height):
+            first = found[0]
             raise InputError(
-                f"{image} is {sizes[-1][0]} x {sizes[-1][1]} px but {views[0][0].name} is "
-                f"{sizes[0][0]} x {sizes[0][1]}: give all images of a category one size"
+                f"{image} is {lens.width} x {lens.height} px but {first.path.name} is "
+                f"{first.lens.width} x {first.lens.height}: give each frame its own fl_x, w and h, "
+                "or all images the same proportions"
             )
-    width, height = sizes[0]
-    return Transforms(_intrinsics(content, path, width, height), width, height, tuple(views))
+        found.append(Frame(image, viewmat, lens, _beside(path.parent, frame, "mask_path", where)))
+    return Transforms(tuple(found), _beside(path.parent, content, "ply_file_path", str(path)))
 
 
 def read_poses(path: Path) -> dict[str, np.ndarray]:
@@ -109,11 +132,6 @@ def _image_of(folder: Path, frame: Any, where: str) -> Path:
     name = frame.get("file_path") if isinstance(frame, dict) else None
     if not isinstance(name, str) or not name:
         raise InputError(f"{where} has no 'file_path': add the image's path")
-    per_frame = [key for key in ("fl_x", "camera_angle_x", *_DISTORTION) if key in frame]
-    if per_frame:
-        raise InputError(
-            f"{where} has its own '{per_frame[0]}': use one undistorted camera for all frames"
-        )
     base = _normal(name)
     for suffix in ("", *IMAGE_SUFFIXES):
         path = folder / (base + suffix)
@@ -122,6 +140,17 @@ def _image_of(folder: Path, frame: Any, where: str) -> Path:
     raise InputError(
         f"{where} names {name}, which is not in {folder}: add the image or remove the frame"
     )
+
+
+def _beside(folder: Path, content: dict[str, Any], key: str, where: str) -> Path | None:
+    """The file that a key names, if the key is there."""
+    name = content.get(key)
+    if not name:
+        return None
+    path = folder / _normal(str(name))
+    if not path.is_file():
+        raise InputError(f"{where} names {name} as its {key}, which is not in {folder}: add it")
+    return path
 
 
 def _viewmat(matrix: Any, where: str) -> np.ndarray:
@@ -146,42 +175,67 @@ def _viewmat(matrix: Any, where: str) -> np.ndarray:
     return viewmat_from_c2w(c2w)
 
 
-def _intrinsics(content: dict[str, Any], path: Path, width: int, height: int) -> np.ndarray:
-    bent = [key for key in _DISTORTION if _number(content, key, path, 0.0) != 0.0]
-    if bent:
-        raise InputError(f"{path} has lens distortion '{bent[0]}': undistort the images first")
+def _lens(content: dict[str, Any], where: str, image: Path, size: tuple[int, int]) -> Lens:
+    """The lens that the keys of a file and of a frame describe, for an image of a size."""
+    width, height = size
+    file_width = _number(content, "w", where, float(width))
+    file_height = _number(content, "h", where, float(height))
     if "fl_x" in content:
-        file_width = _number(content, "w", path, float(width))
-        file_height = _number(content, "h", path, float(height))
-        fx = _number(content, "fl_x", path)
-        fy = _number(content, "fl_y", path, fx)
-        cx = _number(content, "cx", path, 0.5 * file_width)
-        cy = _number(content, "cy", path, 0.5 * file_height)
+        fx = _number(content, "fl_x", where)
+        fy = _number(content, "fl_y", where, fx)
+        cx = _number(content, "cx", where, 0.5 * file_width)
+        cy = _number(content, "cy", where, 0.5 * file_height)
         if min(file_width, file_height, fx, fy) <= 0.0:
             raise InputError(
-                f"{path} has a focal length or a size that is not positive: correct it"
+                f"{where} has a focal length or a size that is not positive: correct it"
             )
-        if abs(file_width / file_height * height / width - 1.0) > 2.0 / min(width, height):
+    elif "camera_angle_x" in content:
+        angle = _number(content, "camera_angle_x", where)
+        if not 0.0 < angle < math.pi:
             raise InputError(
-                f"{path} says w x h = {file_width:g} x {file_height:g} but the images are "
-                f"{width} x {height}: give the images the same aspect ratio"
+                f"{where} has camera_angle_x = {angle:g}: it is in radians, between 0 and pi"
             )
-        K = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-        return scale_intrinsics(K, width / file_width, height / file_height)
-    if "camera_angle_x" not in content:
+        file_width, file_height = float(width), float(height)
+        K = intrinsics_from_angle(angle, width, height)
+        fx, fy, cx, cy = (float(K[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    else:
         raise InputError(
-            f"{path} has no 'camera_angle_x': add the horizontal field of view in radians"
+            f"{where} has no 'camera_angle_x': add the horizontal field of view in radians"
         )
-    angle = _number(content, "camera_angle_x", path)
-    if not 0.0 < angle < math.pi:
+    if abs(file_width / file_height * height / width - 1.0) > 2.0 / min(width, height):
         raise InputError(
-            f"{path} has camera_angle_x = {angle:g}: it is in radians, between 0 and pi"
+            f"{where} says w x h = {file_width:g} x {file_height:g} but {image.name} is "
+            f"{width} x {height}: give the images the same aspect ratio"
         )
-    return intrinsics_from_angle(angle, width, height)
+    distortion, fisheye = _distortion(content, where)
+    across, down = width / file_width, height / file_height
+    return Lens(
+        width, height, (fx * across, fy * down), (cx * across, cy * down), distortion, fisheye
+    )
 
 
-def _number(content: dict[str, Any], key: str, path: Path, default: float | None = None) -> float:
+def _distortion(content: dict[str, Any], where: str) -> tuple[tuple[float, ...], bool]:
+    """Coefficients as `Lens` takes them, and whether they are a fisheye's."""
+    model = content.get("camera_model", "OPENCV")
+    if model not in _MODELS:
+        raise InputError(
+            f"{where} has camera_model {model!r}, which is not supported: choose one of "
+            f"{', '.join(_MODELS)}"
+        )
+    k1, k2, k3, k4 = (_number(content, key, where, 0.0) for key in _RADIAL)
+    p1, p2 = (_number(content, key, where, 0.0) for key in _TANGENTIAL)
+    if model == "OPENCV_FISHEYE" or content.get("is_fisheye"):
+        return (k1, k2, k3, k4), True
+    if k4:
+        raise InputError(
+            f"{where} has k4 = {k4:g}, which a lens that is no fisheye seldom needs: calibrate "
+            "it again with k1, k2, k3, p1, p2"
+        )
+    return ((k1, k2, p1, p2, k3) if any((k1, k2, k3, p1, p2)) else ()), False
+
+
+def _number(content: dict[str, Any], key: str, where: str, default: float | None = None) -> float:
     value = content.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{path} has {key} = {value!r}: it must be a finite number")
+        raise InputError(f"{where} has {key} = {value!r}: it must be a finite number")
     return float(value)

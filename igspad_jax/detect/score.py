@@ -15,7 +15,7 @@ import numpy as np
 
 from igspad_jax.errors import InputError
 
-_LEVEL_SHARE = 0.025
+_LEVEL_SHARE, _COMPARED_SHARE = 0.025, 0.1
 
 
 @partial(jax.jit, static_argnames=("tolerance", "edge_discount"))
@@ -85,10 +85,21 @@ def pooled(anomaly_map: np.ndarray, pool: int) -> np.ndarray:
     return means[before : before + height - pool + 1, before : before + width - pool + 1]
 
 
-def own_level(anomaly_map: np.ndarray) -> float:
-    """The level of a map's own highest values: the mean of the largest 2.5 % of its pixels."""
-    count = max(1, round(_LEVEL_SHARE * anomaly_map.size))
-    return float(np.partition(anomaly_map.ravel(), -count)[-count:].mean())
+def own_level(anomaly_map: np.ndarray, whole: bool = True) -> float:
+    """The level of a map's own highest values.
+
+    Args:
+        anomaly_map: [H, W].
+        whole: whether all of the image was compared: the mean of the largest 2.5 % of its pixels
+            is taken then, else that of the largest tenth of those that were, which are not zero.
+    """
+    values, share = anomaly_map.ravel(), _LEVEL_SHARE
+    if not whole:
+        values, share = values[values > 0.0], _COMPARED_SHARE
+    if not values.size:
+        return 0.0
+    count = max(1, round(share * values.size))
+    return float(np.partition(values, -count)[-count:].mean())
 
 
 def _normalise(features: jax.Array) -> jax.Array:

@@ -7,10 +7,13 @@ from igspad_jax.inspector.inspector import Inspector
 from igspad_jax.inspector.storage import (
     FEATURES,
     INSPECTOR,
+    LANDMARKS,
     OBJECT,
     find_inspector,
     load_expected,
+    load_landmarks,
     load_object,
     save_object,
     weights_of,
 )
+from igspad_jax.inspector.taken import as_taken

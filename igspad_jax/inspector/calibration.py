@@ -19,7 +19,7 @@ from igspad_jax.errors import InputError
 _CONFIDENCE = 0.95
 _WRONG_DEGREES = 5.0  # error of a pose that is wrong
 _ROOM = 1.25  # how much farther than a calibration image a test image may be from the views
-_LEAST_COVERED = 15.0  # degrees that are covered about a view in any case
+_LEAST_COVERED = 20.0  # degrees that are covered about a view in any case
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,6 +69,9 @@ class PoseEstimate:
 class Region:
     """A connected part of an image where it differs from the normal object.
 
+    Pixels are those of the image that was inspected: of the photograph as it was taken, or within
+    the program of the working camera.
+
     Attributes:
         area: in pixels.
         peak: largest value of the pooled map, in units of the image score.

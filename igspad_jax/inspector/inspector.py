@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -11,7 +12,7 @@ import numpy as np
 from igspad_jax.batches import batches
 from igspad_jax.cameras import pose_errors
 from igspad_jax.compilation import use_compilation_cache
-from igspad_jax.data import LoadedViews, prepare_image
+from igspad_jax.data import Lens, LoadedViews, Photograph, lens_for, prepare_image
 from igspad_jax.detect import Comparison, ExpectedAnomaly, make_comparison, own_level, pooled
 from igspad_jax.errors import InputError
 from igspad_jax.inspector.automatic import resolve
@@ -20,13 +21,16 @@ from igspad_jax.inspector.coverage import Coverage
 from igspad_jax.inspector.inspection import Inspection, PoseEstimate, Verdict
 from igspad_jax.inspector.regions import find_regions
 from igspad_jax.inspector.storage import load_parts, save_object, save_parts
+from igspad_jax.inspector.taken import as_taken
 from igspad_jax.invert import invert
 from igspad_jax.invert.deviations import deviations
-from igspad_jax.match import FirstPoses, prepare_views
+from igspad_jax.match import FirstPoses, Landmarks, PoseHypothesis
 from igspad_jax.networks.weights import NO_SOURCES, Sources
-from igspad_jax.normal_object import NormalObject
+from igspad_jax.normal_object import NormalObject, faded, lit
 from igspad_jax.settings import InspectorConfig
 
+_PLAIN = np.array([1.0, 0.0], np.float32)  # an exposure that changes nothing
+_EXACT = 0.1  # degrees, standard deviation of a pose that no other way betters
 _UNCALIBRATED = Calibration(scores=(), residual_limit=1.0, farthest=180.0)
 
 
@@ -52,6 +56,7 @@ class Inspector:
         *,
         expected: ExpectedAnomaly | None = None,
         calibration: Calibration = _UNCALIBRATED,
+        landmarks: Landmarks | None = None,
         sources: Sources = NO_SOURCES,
         features_folder: Path | None = None,
     ):
@@ -63,12 +68,14 @@ class Inspector:
             config: the settings.
             expected: what `learn` found.
             calibration: what `calibrate` found.
+            landmarks: what photographs are located by, where there was a structure from motion.
             sources: of weights that are not the usual ones.
             features_folder: where a network's keypoints of the training images are kept.
         """
         self.normal_object, self.views = normal_object, views
         self.config = resolve(config, sources)
         self.expected, self.calibration = expected, calibration
+        self._landmarks = landmarks
         self._sources, self._features_folder = sources, features_folder
         self.coverage = Coverage(views.viewmats, np.asarray(normal_object.centre, np.float64))
 
@@ -109,12 +116,15 @@ class Inspector:
     @functools.cached_property
     def first_poses(self) -> FirstPoses:
         """Finds the poses that the solver starts from."""
-        views, centre = self.views, np.asarray(self.normal_object.centre)
         return FirstPoses(
-            self.normal_object, views.images,
-            prepare_views(views.images, views.viewmats, views.K, centre),
-            self.config.match, self._sources, self._features_folder,
+            self.normal_object, self.views, self.config.match,
+            self._sources, self._features_folder, self._landmarks,
         )  # fmt: skip
+
+    @functools.cached_property
+    def lenses(self) -> tuple[Lens, ...]:
+        """Of the training photographs, the commonest first."""
+        return self.views.lenses or (self.normal_object.working_camera.lens,)
 
     @functools.cached_property
     def comparison(self) -> Comparison:
@@ -128,88 +138,166 @@ class Inspector:
         return 1 if jax.default_backend() == "cpu" else self.config.invert.batch
 
     def __call__(self, image: np.ndarray) -> Inspection:
-        """Inspect an image, uint8 [H, W, 3 or 4] or float [H, W, 3] in [0, 1].
+        """Inspect a photograph, uint8 [H, W, 3 or 4] or float [H, W, 3] in [0, 1].
 
         Raises:
-            InputError: an image of another shape than the training images', or not finite.
+            InputError: it has the proportions of no training photograph, or is not finite.
         """
         return next(self.inspect([image]))
 
     def inspect(self, images: Sequence[np.ndarray]) -> Iterator[Inspection]:
         """Inspect images, each as `__call__` does; on accelerators several at once."""
-        read = [self.read(image) for image in images]
-        for pose, anomaly_map in self._compared(read):
-            yield self.judge(pose, anomaly_map)
+        yield from self.inspect_read([self.read(image) for image in images])
 
-    def _compared(self, images: Sequence[np.ndarray]) -> Iterator[tuple[PoseEstimate, np.ndarray]]:
-        """The pose and the anomaly map of each of the images, as `read` gives them."""
-        for chosen, real in batches(len(images), self.batch):
-            group = np.stack([images[i] for i in chosen])
+    def inspect_read(self, photographs: Sequence[Photograph]) -> Iterator[Inspection]:
+        """Inspect photographs as `read` gives them; maps and regions are in pixels as taken."""
+        camera = self.normal_object.working_camera
+        compared = zip(photographs, self._compared(photographs), strict=True)
+        for photograph, (pose, anomaly_map) in compared:
+            yield as_taken(self.judge(pose, anomaly_map), camera, photograph.lens)
+
+    def _compared(
+        self, photographs: Sequence[Photograph]
+    ) -> Iterator[tuple[PoseEstimate, np.ndarray]]:
+        """The pose and the anomaly map of each of the photographs, as `read` gives them."""
+        for chosen, real in batches(len(photographs), self.batch):
+            group = [photographs[i] for i in chosen]
             poses, renders = self.locate(group)
             anomaly_maps = self.compare(group, poses, renders)
             yield from zip(poses[:real], anomaly_maps[:real], strict=True)
 
-    def read(self, image: np.ndarray, what: str = "image") -> np.ndarray:
-        """An image as it is inspected: on the object's background, shrunk to its size.
+    def read(self, image: np.ndarray, what: str = "image") -> Photograph:
+        """A photograph as it is inspected: on the object's background, by the working camera.
+
+        Its lens is that of the training photographs of its size, or else of its proportions.
 
         Args:
             image: uint8 [H, W, 3 or 4], or float in [0, 1].
             what: names the image in errors.
 
         Raises:
-            InputError: an image of another shape than the training images', or not finite.
+            InputError: it has the proportions of no training photograph, is smaller than the
+                working images, or not finite.
         """
-        normal, width = self.normal_object, (*np.shape(image), 0, 0)[1]
-        if width < normal.width:
-            raise InputError(
-                f"{what} is {width} px wide and cannot be loaded at {normal.width} px, the width "
-                "of the training images: take it with the same camera"
-            )
-        background = np.asarray(normal.background).tolist()
-        result = prepare_image(image, size=normal.width, background=background, what=what)
-        if result.shape != (normal.height, normal.width, 3):
-            height, width = np.shape(image)[:2]
+        background = np.asarray(self.normal_object.background).tolist()
+        if np.ndim(image) != 3:
+            prepare_image(image, what=what)  # says what is wrong
+        height, width = np.shape(image)[:2]
+        lens = lens_for(self.lenses, width, height)
+        if lens is None:
+            sizes = dict.fromkeys(f"{lens.width} x {lens.height}" for lens in self.lenses)
             raise InputError(
                 f"{what} is {width} x {height} px, which is not the shape of the training images, "
-                f"{normal.width} x {normal.height}: take it with the same camera"
+                f"{', '.join(sizes)}: take it with the same camera"
             )
-        return result
+        camera = self.normal_object.working_camera
+        return Photograph.read(image, lens, camera, background=background, what=what)
 
-    def locate(self, images: np.ndarray) -> tuple[list[PoseEstimate], np.ndarray]:
-        """Estimate the poses of [n, H, W, 3] images in [0, 1].
+    def locate(self, photographs: Sequence[Photograph]) -> tuple[list[PoseEstimate], np.ndarray]:
+        """Estimate the poses of photographs.
+
+        A pose that many landmarks agree on is taken as it is, for the solver finds none that is
+        more exact. The other ways are tried where they do not, or where the object at that pose
+        explains the photograph worse than is usual.
 
         Returns:
             The estimates, and the object rendered at them, [n, H, W, 3].
         """
-        hypotheses = [self.first_poses(image) for image in images]
-        found = invert(
+        sure = [self.first_poses.sure(photograph) for photograph in photographs]
+        found: dict[int, tuple[PoseEstimate, np.ndarray]] = {}
+        for i, pose in enumerate(sure):
+            if pose is not None:
+                found[i] = self._as_given(photographs[i].image, pose)
+        limit = self.calibration.residual_limit
+        doubted = [
+            i
+            for i in range(len(sure))
+            if i not in found
+            or (found[i][0].residual > limit and found[i][0].sigma_degrees > _EXACT)
+        ]
+        searched = {i: self.first_poses(photographs[i]) for i in doubted}
+        for i, result in self._solved(photographs, searched):
+            if i not in found or result[0].residual < found[i][0].residual:
+                found[i] = result
+        poses, renders = zip(*(found[i] for i in range(len(photographs))), strict=True)
+        return list(poses), np.stack(renders)
+
+    def _solved(
+        self,
+        photographs: Sequence[Photograph],
+        hypotheses: Mapping[int, list[PoseHypothesis]],
+    ) -> Iterator[tuple[int, tuple[PoseEstimate, np.ndarray]]]:
+        """The estimate from its hypotheses, and its render, of each of some photographs."""
+        if not hypotheses:
+            return
+        images = np.stack([photographs[i].image for i in hypotheses])
+        given = [[pose.viewmat for pose in own] for own in hypotheses.values()]
+        solved = invert(
             self.normal_object,
             images,
-            np.stack([[pose.viewmat for pose in own] for own in hypotheses]),
+            np.stack(given),
             self.config.invert,
             match_points=lambda image, render: self.first_poses.matched_points(image, render),
         )
-        estimates = []
-        for i, own in enumerate(hypotheses):
-            initial = own[found.chosen[i]]
-            degrees, percent = deviations(self.normal_object, found, i)
-            estimates.append(
-                PoseEstimate(
-                    viewmat=found.viewmats[i],
-                    exposure=found.exposures[i],
-                    residual=float(found.residuals[i]),
-                    settled=bool(found.settled[i]),
-                    sigma_degrees=degrees,
-                    sigma_percent=percent,
-                    first_viewmat=own[0].viewmat,
-                    initial_viewmat=initial.viewmat,
-                    initial_source=initial.source,
-                    initial_view=initial.training_view,
-                    losses=found.losses[i],
-                    sampled=found.sampled[i],
-                )
+        for row, (i, own) in enumerate(hypotheses.items()):
+            initial = own[solved.chosen[row]]
+            degrees, percent = deviations(self.normal_object, solved, row)
+            estimate = PoseEstimate(
+                viewmat=solved.viewmats[row],
+                exposure=solved.exposures[row],
+                residual=float(solved.residuals[row]),
+                settled=bool(solved.settled[row]),
+                sigma_degrees=degrees,
+                sigma_percent=percent,
+                first_viewmat=own[0].viewmat,
+                initial_viewmat=initial.viewmat,
+                initial_source=initial.source,
+                initial_view=initial.training_view,
+                losses=solved.losses[row],
+                sampled=solved.sampled[row],
             )
-        return estimates, found.renders
+            yield i, self._no_worse(images[row], estimate, solved.renders[row])
+
+    def _no_worse(
+        self, image: np.ndarray, estimate: PoseEstimate, render: np.ndarray
+    ) -> tuple[PoseEstimate, np.ndarray]:
+        """An estimate and its render, or the pose it began with where that explains as much.
+
+        Surroundings that moved, or that the scene shows badly, can pull a pose away.
+        """
+        if not self.normal_object.surrounded:
+            return estimate, render
+        first = np.asarray(estimate.initial_viewmat, np.float32)
+        other, residual = self._explained(image, first)
+        if residual > estimate.residual:
+            return estimate, render
+        return replace(estimate, viewmat=first, exposure=_PLAIN, residual=residual), other
+
+    def _as_given(self, image: np.ndarray, pose: PoseHypothesis) -> tuple[PoseEstimate, np.ndarray]:
+        """A hypothesis as an estimate, and the object rendered at it."""
+        viewmat = np.asarray(pose.viewmat, np.float32)
+        render, residual = self._explained(image, viewmat)
+        estimate = PoseEstimate(
+            viewmat=viewmat,
+            exposure=_PLAIN,
+            residual=residual,
+            settled=True,
+            sigma_degrees=pose.sigmas[0],
+            sigma_percent=pose.sigmas[1],
+            first_viewmat=pose.viewmat,
+            initial_viewmat=pose.viewmat,
+            initial_source=pose.source,
+            initial_view=pose.training_view,
+            losses=np.array([residual], np.float32),
+            sampled=np.ones(1, np.float32),
+        )
+        return estimate, render
+
+    def _explained(self, image: np.ndarray, viewmat: np.ndarray) -> tuple[np.ndarray, float]:
+        """The object at a pose [4, 4], and how badly it explains an image, both [H, W, 3]."""
+        normal = self.normal_object
+        render = normal.renders(viewmat[None])[0]
+        return render, float(normal.residuals(image, render, normal.outlines(viewmat)))
 
     def render(self, poses: Sequence[PoseEstimate]) -> np.ndarray:
         """[n, H, W, 3] the normal object at estimated poses."""
@@ -219,13 +307,35 @@ class Inspector:
         return self.normal_object.renders(viewmats, exposures)
 
     def compare(
-        self, images: np.ndarray, poses: Sequence[PoseEstimate], renders: np.ndarray
+        self, photographs: Sequence[Photograph], poses: Sequence[PoseEstimate], renders: np.ndarray
     ) -> np.ndarray:
-        """[n, H, W] anomaly maps of [n, H, W, 3] images against renders at their poses."""
-        anomaly_maps = self.comparison.anomaly_maps(images, renders)
-        return np.stack(
-            [self.discount(m, pose.viewmat) for m, pose in zip(anomaly_maps, poses, strict=True)]
-        )
+        """[n, H, W] anomaly maps of photographs against [n, H, W, 3] renders at their poses.
+
+        Where the scene holds the object's surroundings they are over their own level, see `level`.
+        """
+        images = np.stack([photograph.image for photograph in photographs])
+        viewmats = np.stack([pose.viewmat for pose in poses])
+        anomaly_maps = self.differences(images, viewmats, renders)
+        shown = np.stack([photograph.shown for photograph in photographs])
+        discounted = shown * np.stack(list(map(self.discount, anomaly_maps, viewmats)))
+        if not self.normal_object.surrounded:
+            return discounted
+        return np.stack([m / self._own_level(m) for m in discounted])
+
+    def differences(
+        self, images: np.ndarray, viewmats: np.ndarray, renders: np.ndarray
+    ) -> np.ndarray:
+        """[n, H, W] distances of the features of images and of renders at their poses.
+
+        Where the scene holds the object's surroundings, the render is put into the image's light,
+        and all but the object is zero, fading in from its outline.
+        """
+        outlines = self.normal_object.outlines(viewmats)
+        if outlines is None:
+            return self.comparison.anomaly_maps(images, renders)
+        renders = lit(images, renders, outlines)
+        reach = self.config.detect.border * self.normal_object.width
+        return self.comparison.anomaly_maps(images, renders) * faded(outlines, reach)
 
     def discount(self, anomaly_map: np.ndarray, viewmat: np.ndarray) -> np.ndarray:
         """An anomaly map [H, W] over what is to be expected at its pose [4, 4]."""
@@ -237,8 +347,16 @@ class Inspector:
         return anomaly_map / (1.0 + detect.expected_strength * excess)
 
     def level(self, anomaly_map: np.ndarray) -> float:
-        """What the pooled map is divided by for the score: its own level, to a power."""
-        return max(own_level(anomaly_map) ** self.config.detect.normalise, 1e-12)
+        """What the pooled map is divided by for the score: its own level, to a power.
+
+        One where `compare` has divided the map itself: maps of photographs, whose levels differ
+        more, are then comparable pixel by pixel too.
+        """
+        return 1.0 if self.normal_object.surrounded else self._own_level(anomaly_map)
+
+    def _own_level(self, anomaly_map: np.ndarray) -> float:
+        whole = not self.normal_object.surrounded
+        return max(own_level(anomaly_map, whole) ** self.config.detect.normalise, 1e-12)
 
     def score(self, anomaly_map: np.ndarray) -> float:
         """The image score (equation 6, normalised) of an anomaly map [H, W]."""
@@ -261,7 +379,7 @@ class Inspector:
             for chosen, real in batches(len(views.images), self.batch):
                 images, viewmats = views.images[chosen], views.viewmats[chosen]
                 renders = self.normal_object.renders(viewmats)
-                anomaly_maps = self.comparison.anomaly_maps(images, renders)
+                anomaly_maps = self.differences(images, viewmats, renders)
                 for viewmat, anomaly_map in zip(viewmats[:real], anomaly_maps[:real], strict=True):
                     yield viewmat, anomaly_map
                     if on_image:
@@ -289,14 +407,14 @@ class Inspector:
     def measure(
         self,
         poses: Mapping[str, PoseEstimate],
-        compared: Iterable[tuple[str, np.ndarray, np.ndarray]],
+        compared: Iterable[tuple[str, Photograph, np.ndarray]],
         true_viewmats: Mapping[str, np.ndarray] | None = None,
     ) -> list[Measured]:
         """What normal images say of the inspector, for `calibrate`.
 
         Args:
             poses: their estimated poses by their names.
-            compared: the name, the image [H, W, 3] in [0, 1] and the anomaly map [H, W] of each.
+            compared: the name, the photograph and the anomaly map [H, W] of each.
             true_viewmats: [4, 4] true poses by the images' names, where known.
         """
         normal, names, truth = self.normal_object, list(poses), true_viewmats or {}
@@ -306,7 +424,7 @@ class Inspector:
             for i, name in enumerate(names)
         }
         measured = []
-        for name, image, anomaly_map in compared:
+        for name, photograph, anomaly_map in compared:
             pose, error = poses[name], None
             if name in truth:
                 error = float(pose_errors(pose.viewmat, truth[name], np.asarray(normal.centre))[0])
@@ -315,7 +433,7 @@ class Inspector:
                     name=name,
                     score=self.score(anomaly_map),
                     residual=pose.residual,
-                    wrong_residual=float(normal.residuals(image, normal.renders(wrong[name]))),
+                    wrong_residual=self._explained(photograph.image, wrong[name])[1],
                     degrees=self.coverage.distance(pose.viewmat)[0],
                     pose_degrees=error,
                 )
@@ -323,7 +441,7 @@ class Inspector:
         return measured
 
     def judge(self, pose: PoseEstimate, anomaly_map: np.ndarray) -> Inspection:
-        """Decide, from the pose and the anomaly map [H, W] of an image."""
+        """Decide, from the pose and the anomaly map [H, W] of an image, of the working camera."""
         rate = self.config.calibrate.false_alarm_rate
         score, level = self.score(anomaly_map), self.level(anomaly_map)
         threshold, edge = self.calibration.threshold(rate), self.calibration.typical

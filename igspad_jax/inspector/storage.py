@@ -1,13 +1,14 @@
 """An inspector as a folder that can be copied to another machine.
 
-    object.json       the camera, the background, centre and radius, the poses of the views
+    object.json       the cameras, the background, centre and radius, the poses of the views
     scene.ply         the Gaussians, for viewers too
+    landmarks.npz     what photographs are located by, where there is a structure from motion
     views/NAME.png    the training images, 8 bit
     inspector.json    settings, the weights by name and hash, the calibration
     expected.npz      the anomaly that normal images show, see `ExpectedAnomaly`
     features/         keypoints of the training images; made anew where they are missing
 
-The first three are the normal object, the others what an inspector adds.
+The first four are the normal object, the others what an inspector adds.
 """
 
 import shutil
@@ -18,22 +19,23 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from igspad_jax.data import LoadedViews, load_image, to_uint8, write_image
+from igspad_jax.data import Lens, LoadedViews, load_image, to_uint8, write_image
 from igspad_jax.detect import ExpectedAnomaly, weights_of_features
 from igspad_jax.errors import InputError
 from igspad_jax.files import read_json, write_json, write_whole
 from igspad_jax.inspector.calibration import Calibration
-from igspad_jax.match import weights_of_matching
+from igspad_jax.match import Landmarks, weights_of_matching
 from igspad_jax.networks.weights import NO_SOURCES, Sources, digest
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity
 from igspad_jax.scene.ply import read_ply, write_ply
 from igspad_jax.settings import InspectorConfig, filled
 
-FORMAT = 1  # raised whenever older programs could not read a folder, or newer ones an older folder
+FORMAT = 2  # raised whenever older programs could not read a folder, or newer ones an older folder
 OBJECT, INSPECTOR = "object.json", "inspector.json"
 FEATURES = "features"
 _SCENE, _VIEWS, _EXPECTED = "scene.ply", "views", "expected.npz"
+LANDMARKS = "landmarks.npz"
 
 T = TypeVar("T")
 
@@ -55,6 +57,8 @@ def save_object(
         "background": np.asarray(normal_object.background),
         "centre": np.asarray(normal_object.centre),
         "radius": float(normal_object.radius),
+        "surrounded": normal_object.surrounded,
+        "lenses": views.lenses,
         "sh_degree": normal_object.gaussians.sh_degree,
         "capacity": normal_object.capacity.slots,
         "views": [
@@ -86,9 +90,11 @@ def load_object(folder: Path) -> tuple[NormalObject, LoadedViews]:
             background=np.array(content["background"]),
             centre=np.array(content["centre"]),
             radius=float(content["radius"]),
+            surrounded=bool(content["surrounded"]),
             capacity=Capacity(int(content["capacity"])),
         )
-        return normal_object, LoadedViews(np.stack(images), viewmats, K)
+        lenses = tuple(Lens.from_json(lens) for lens in content["lenses"])
+        return normal_object, LoadedViews(np.stack(images), viewmats, K, lenses=lenses)
 
     return _read(folder / OBJECT, read, "copy the folder again, or run igspad-train")
 
@@ -101,6 +107,7 @@ class Parts(NamedTuple):
     config: InspectorConfig
     expected: ExpectedAnomaly | None
     calibration: Calibration
+    landmarks: Landmarks | None
     features_folder: Path
 
 
@@ -179,7 +186,14 @@ def load_parts(folder: Path, sources: Sources = NO_SOURCES) -> Parts:
     expected = None
     if config.detect.expected_strength:
         expected = _load_expected(folder / _EXPECTED)
-    return Parts(normal_object, views, config, expected, calibration, folder / FEATURES)
+    landmarks = load_landmarks(folder)
+    return Parts(normal_object, views, config, expected, calibration, landmarks, folder / FEATURES)
+
+
+def load_landmarks(folder: Path) -> Landmarks | None:
+    """The landmarks of the object in a folder; None where it has none."""
+    path = folder / LANDMARKS
+    return Landmarks.load(path) if path.is_file() else None
 
 
 def find_inspector(folder: Path) -> Path:

@@ -120,7 +120,8 @@ def solve(
     plain = plain_exposures(initial)
     chosen = np.zeros(count, int)
     if initial.shape[1] > 1:
-        chosen = np.argmin(model.residuals(images[:, None], model.renders(initial)), axis=1)
+        renders, outlines = model.renders(initial), model.outlines(initial)
+        chosen = np.argmin(model.residuals(images[:, None], renders, outlines), axis=1)
     descent = Descent(
         settings.rate,
         settings.late_rate,
@@ -166,7 +167,7 @@ def solve(
         losses=np.concatenate([*losses, np.full((1, count), np.nan, np.float32)]).T,
         chosen=chosen,
         renders=renders,
-        residuals=model.residuals(images, renders),
+        residuals=model.residuals(images, renders, model.outlines(viewmats)),
         covariances=np.full((count, 6, 6), np.nan),
         settled=(late[0] < _AT_REST) & (late[1] < _AT_REST),
         sampled=np.stack(sampled, axis=1),

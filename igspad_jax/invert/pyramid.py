@@ -89,7 +89,7 @@ def solve(
         losses=hypotheses.losses[:, 0],
         chosen=hypotheses.chosen[:, 0],
         renders=renders,
-        residuals=model.residuals(images, renders),
+        residuals=model.residuals(images, renders, model.outlines(viewmats)),
         covariances=_take(scores.covariances, kept)[:, 0],
         settled=_take(scores.settled, kept)[:, 0],
         sampled=np.stack(sampled, axis=1),

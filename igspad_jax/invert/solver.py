@@ -7,8 +7,10 @@ import numpy as np
 from igspad_jax.invert import descent, pyramid
 from igspad_jax.invert.inversion import Inversion
 from igspad_jax.invert.sampling import matching_weights
-from igspad_jax.normal_object import NormalObject
+from igspad_jax.normal_object import NormalObject, widened
 from igspad_jax.settings import InvertConfig
+
+_AROUND = 0.02  # of the width, by which the object's outline is widened where it alone counts
 
 PointMatcher = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -51,8 +53,13 @@ def invert(
 
     def sample(viewmats: np.ndarray) -> np.ndarray:
         """[..., H, W] weights of the images at [n, ..., 4, 4] poses."""
+        outlines = model.outlines(viewmats)
         if match_points is None or not config.sampling:
-            return np.ones((*viewmats.shape[:-2], model.height, model.width), np.float32)
+            if outlines is None:
+                return np.ones((*viewmats.shape[:-2], model.height, model.width), np.float32)
+            around = _AROUND * model.width
+            flat = outlines.reshape(-1, model.height, model.width)
+            return widened(flat, around).astype(np.float32).reshape(outlines.shape)
         renders = model.renders(viewmats)
         weights = [
             matching_weights(
@@ -64,7 +71,8 @@ def invert(
             )
             for i in np.ndindex(viewmats.shape[:-2])
         ]
-        return np.stack(weights).reshape(renders.shape[:-1])
+        weights = np.stack(weights).reshape(renders.shape[:-1])
+        return weights if outlines is None else weights * outlines
 
     on_step = on_step or (lambda _: None)
     if config.solver == "adam":

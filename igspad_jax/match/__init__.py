@@ -8,6 +8,7 @@ from igspad_jax.match.initial import (
     match_views,
     most_matched,
 )
+from igspad_jax.match.landmarks import Landmarks, Sighting
 from igspad_jax.match.lifting import DepthOf, pnp_poses
 from igspad_jax.match.matching import Matcher, Matches, matched_points
 from igspad_jax.match.opencv import OpenCVMatcher

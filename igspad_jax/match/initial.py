@@ -4,6 +4,7 @@ The paper's rule is `most_matched`: the pose of the training image with the most
 `initial_poses` is photometric retrieval, its views judged by one robust criterion.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,12 +34,15 @@ class PoseHypothesis:
     Attributes:
         viewmat: [4, 4].
         score: higher is better; comparable among hypotheses of one call only. The number of
-            verified matches for `most_matched`, that of agreeing points for `pnp_poses`, a
+            verified matches for `most_matched`, that of agreeing points for `pnp_poses` and
+            landmarks, a
             photometric agreement in [0, 1] for `initial_poses`.
-        source: "matches", "pnp", "view" (one training view, moved in the plane) or "blend" (the
-            mean of the neighbouring views' guesses).
+        source: "landmarks", "matches", "pnp", "view" (one training view, moved in the plane) or
+            "blend" (the mean of the neighbouring views' guesses).
         training_view: index of the training view it rests on most.
         rotation_deg: in-plane rotation from that view to the query, in degrees from x towards y.
+        sigmas: standard deviations in degrees, and in per cent of the camera's distance to the
+            object; NaN where they are not known.
     """
 
     viewmat: np.ndarray
@@ -46,6 +50,7 @@ class PoseHypothesis:
     source: str
     training_view: int
     rotation_deg: float
+    sigmas: tuple[float, float] = (math.nan, math.nan)
 
 
 def check_query(query: np.ndarray, views: TrainingViews) -> np.ndarray:

@@ -96,12 +96,13 @@ def _map(
         return results.load_map(test.name)
 
     def read(path):
-        return inspector.read(read_image(path), str(path))[None]
+        return inspector.read(read_image(path), str(path))
 
-    image = read(test.path)
+    photograph = read(test.path)
     if variant == TRUE_POSE:
-        (anomaly_map,) = inspector.compare(image, [pose], inspector.render([pose]))
+        (anomaly_map,) = inspector.compare([photograph], [pose], inspector.render([pose]))
     else:  # no scene, so nothing that it gets wrong
-        (anomaly_map,) = inspector.comparison.anomaly_maps(image, read(test.clean_path))
+        images = (p.image[None] for p in (photograph, read(test.clean_path)))
+        (anomaly_map,) = inspector.comparison.anomaly_maps(*images)
     results.save(test.name, ImageRecord(key, pose, key), anomaly_map)
     return anomaly_map

@@ -15,6 +15,7 @@ from igspad_jax.inspector import (
     Measured,
     calibrate,
     load_expected,
+    load_landmarks,
     load_object,
     resolve,
 )
@@ -68,6 +69,7 @@ def calibrate_category(
         views,
         config,
         expected=load_expected(folder.object, keys.features),
+        landmarks=load_landmarks(folder.object),
         sources=sources,
         features_folder=folder.object / FEATURES,
     )

@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 
 from igspad_jax.cameras import pose_errors
-from igspad_jax.data import Category, TestImage, load_mask
+from igspad_jax.data import Category, TestImage, load_defect
 from igspad_jax.errors import InputError
 from igspad_jax.evaluate import (
     evaluate_maps,
@@ -22,6 +22,7 @@ from igspad_jax.inspector import (
     Inspector,
     PoseEstimate,
     Verdict,
+    as_taken,
     resolve,
 )
 from igspad_jax.pipeline.breakdown import CLEAN_IMAGE, TRUE_POSE, break_down
@@ -107,7 +108,8 @@ def _measure(
         assert pose is not None
         inspection = inspector.judge(pose, folder.inspected.load_map(test.name))
         inspections.append(inspection)
-        entry = {"name": test.name, "kind": test.kind, **inspection.as_json()}
+        taken = as_taken(inspection, inspector.normal_object.working_camera, test.lens)
+        entry = {"name": test.name, "kind": test.kind, **taken.as_json()}
         entry |= {
             "initial_source": pose.initial_source,
             "initial_training_view": names[pose.initial_view],
@@ -122,8 +124,8 @@ def _measure(
         "images": entries,
     }
     folder.save("inspections", key, judged)
-    size = inspector.normal_object.width
-    masks = [load_mask(t.mask_path, size=size) if t.mask_path else None for t in tests]
+    camera = inspector.normal_object.working_camera
+    masks = [load_defect(t, camera) if t.mask_path else None for t in tests]
     metrics = _figures(settings, inspector, tests, inspections, masks)
     labelled = [i for i, test in enumerate(tests) if test.labelled]
     if settings.evaluate.breakdown and labelled:

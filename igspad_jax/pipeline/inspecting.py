@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from igspad_jax.batches import batches
 from igspad_jax.data import read_image
 from igspad_jax.detect import weights_of_features
 from igspad_jax.files import digest_of, sha256
-from igspad_jax.inspector import OBJECT, Inspector
+from igspad_jax.inspector import LANDMARKS, OBJECT, Inspector
 from igspad_jax.match import weights_of_matching
 from igspad_jax.networks.weights import Sources, digest
 from igspad_jax.pipeline.folder import ImageRecord, ImageResults
@@ -41,9 +39,11 @@ class Keys:
         match, detect = config.match, config.detect
         used = {name: digest(name, sources) for name in weights_of_matching(match)}
         compared = {name: digest(name, sources) for name in weights_of_features(detect.features)}
-        pose = [sha256(folder / OBJECT, folder / "scene.ply"), match, config.invert, used]
+        landmarks = folder / LANDMARKS
+        made_of = [folder / OBJECT, folder / "scene.ply", *([landmarks] * landmarks.is_file())]
+        pose = [sha256(*made_of), match, config.invert, used]
         features = digest_of([pose[0], detect.features, detect.dtype, compared])
-        comparison = [features, detect.expected_strength, detect.expected_views]
+        comparison = [features, detect.border, detect.expected_strength, detect.expected_views]
         return cls(digest_of(pose), features, digest_of(comparison))
 
     def of_image(self, path: Path) -> tuple[str, str]:
@@ -78,17 +78,17 @@ def inspect_files(
     with progress_bar(len(to_do), what, "image") as bar:
         for chosen, real in batches(len(to_do), inspector.batch):
             names = [to_do[i] for i in chosen]
-            images = np.stack([inspector.read(read_image(files[n]), str(files[n])) for n in names])
+            photographs = [inspector.read(read_image(files[n]), str(files[n])) for n in names]
             known = [records[name].pose for name in names]
             clock = time.perf_counter()
             # Of a batch all or none are estimated: the same pose comes out again.
             poses = [pose for pose in known if pose is not None]
             if len(poses) < len(names):
-                poses, renders = inspector.locate(images)
+                poses, renders = inspector.locate(photographs)
             else:
                 renders = inspector.render(poses)
             located = time.perf_counter()
-            anomaly_maps = inspector.compare(images, poses, renders)
+            anomaly_maps = inspector.compare(photographs, poses, renders)
             share = 1.0 / real
             seconds = {
                 "locate": share * (located - clock),

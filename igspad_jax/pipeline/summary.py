@@ -118,25 +118,36 @@ def category_report(category: Category, settings: Settings, folder: RunFolder) -
     for test in chosen_tests(category, settings):
         entry = entries[test.name]
         render = load_image(folder.inspected.render_path(test.name))
-        size = render.shape[1]
+        camera = category.camera.resized(render.shape[1])
+        # As taken, but no larger than what was worked on.
+        share = max(render.shape[:2]) / max(test.lens.width, test.lens.height)
+        small = test.lens.scaled(
+            *(max(1, round(share * side)) for side in (test.lens.width, test.lens.height))
+        )
+        image = load_image(test.path, size=small.width, background=settings.data.background)
+        across, down = small.width / test.lens.width, small.height / test.lens.height
         losses = folder.inspected.pose(test.name).losses
+        losses = losses[np.isfinite(losses)]
         records.append(
             ImageRecord(
                 name=test.name,
                 kind=test.kind,
-                image=load_image(test.path, size=size, background=settings.data.background),
-                render=render,
-                anomaly_map=folder.inspected.load_map(test.name),
+                image=image,
+                render=np.clip(camera.resample_back(render, small), 0.0, 1.0),
+                anomaly_map=camera.resample_back(folder.inspected.load_map(test.name), small),
                 score=entry["score"],
                 verdict=entry["verdict"],
                 p_value=entry["p_value"],
                 doubts=entry["doubts"],
-                boxes=[region["box"] for region in entry["regions"]],
-                mask=load_mask(test.mask_path, size=size) if test.mask_path else None,
+                boxes=[
+                    np.multiply(region["box"], [across, down, across, down]).tolist()
+                    for region in entry["regions"]
+                ],
+                mask=load_mask(test.mask_path, size=small.width) if test.mask_path else None,
                 degrees=_error(entry, "degrees"),
                 percent=_error(entry, "percent"),
                 initial_degrees=_error(entry, "initial_degrees"),
-                losses=losses[np.isfinite(losses)],
+                losses=losses if len(losses) > 1 else None,  # one was not solved for
             )
         )
     measured = [entry for entry in training["history"] if entry.get("psnr") is not None]

@@ -1,17 +1,31 @@
 """Stage 1: the normal object, from the posed normal images that are not held out."""
 
+import dataclasses
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from igspad_jax.data import Category, TrainView, hold_out_blocks, load_train
+from igspad_jax.data import (
+    Category,
+    LoadedViews,
+    Structure,
+    TrainView,
+    hold_out_blocks,
+    load_train,
+    read_image,
+)
 from igspad_jax.errors import InputError
 from igspad_jax.files import digest_of, read_json, sha256, write_json
-from igspad_jax.inspector import OBJECT, load_object, save_object
+from igspad_jax.inspector import LANDMARKS, OBJECT, load_object, save_object
+from igspad_jax.light import gains_of
+from igspad_jax.match import Landmarks, Sighting
+from igspad_jax.normal_object import NormalObject, lit
 from igspad_jax.pipeline.folder import RunFolder
+from igspad_jax.progress import tracked
 from igspad_jax.scene.ply import read_ply, read_points
 from igspad_jax.settings import Settings, as_json, first_difference
 from igspad_jax.train import Fitted, fit, measure, object_from
@@ -71,6 +85,7 @@ def train_category(
                 "points": sha256(points) if points else None,
             },
             "data": _contents(category, fitted + held),
+            "structure": category.structure and category.structure.digest,
         }
     )
     key = digest_of(made_with)
@@ -80,6 +95,12 @@ def train_category(
     _begin(folder, key, made_with)
     views = load_train(category, views=fitted, **settings.data.reading)
     held_views = load_train(category, views=held, **settings.data.reading) if held else None
+    given = points or category.points_path
+    cloud = read_points(given) if given else None
+    if category.structure:
+        cloud = cloud or (category.structure.points, category.structure.colours)
+        if settings.train.even_light:
+            views, held_views = evened(category.structure, views, fitted, held_views, held)
     background = settings.data.background
     if scene:
         clock, cpu = time.perf_counter(), time.process_time()
@@ -99,17 +120,22 @@ def train_category(
             settings.train,
             background=background,
             held_out=held_views,
-            cloud=read_points(points) if points else None,
+            cloud=cloud,
             checkpoints=folder.checkpoints,
             name=category.name,
         )
     names = [stem_of(category, view) for view in fitted]
     save_object(folder.object, result.normal_object, views, names)
+    if category.structure:
+        normal = result.normal_object
+        ball = np.asarray(normal.centre), float(normal.radius)
+        described(category.structure, fitted, *ball).save(folder.object / LANDMARKS)
     last = result.history[-1]
     record = {
         "made_with": made_with,
         "origin": result.origin,
         "gaussians": len(result.normal_object.gaussians),
+        "object_psnr": _object_psnr(result.normal_object, held_views),
         "fitted": names,
         "held_out": [stem_of(category, view) for view in held],
         "history": result.history,
@@ -124,10 +150,76 @@ def stem_of(category: Category, view: TrainView) -> str:
     return view.path.relative_to(category.root).with_suffix("").as_posix().replace("/", "_")
 
 
+def evened(
+    structure: Structure,
+    views: LoadedViews,
+    fitted: Sequence[TrainView],
+    held_views: LoadedViews | None,
+    held: Sequence[TrainView],
+) -> tuple[LoadedViews, LoadedViews | None]:
+    """Views in one light: without the exposures and white balances that their points tell of."""
+    both = [(views, fitted), *([(held_views, held)] if held_views else [])]
+    colours, points = [], []
+    for loaded, own in both:
+        for image, viewmat, view in zip(loaded.images, loaded.viewmats, own, strict=True):
+            which, _ = structure.shown[view.name]
+            seen = (structure.points[which] @ viewmat[:3, :3].T + viewmat[:3, 3]) @ loaded.K.T
+            at = (seen[:, :2] / seen[:, 2:]).astype(int)
+            within = ((at >= 0) & (at < image.shape[1::-1])).all(axis=1) & (seen[:, 2] > 0.0)
+            colours.append(image[at[within, 1], at[within, 0]])
+            points.append(which[within])
+    gains = gains_of(colours, points, len(structure.points))
+    result = []
+    for loaded, own in both:
+        part, gains = gains[: len(own), None, None], gains[len(own) :]
+        images = np.clip(loaded.images / part, 0.0, 1.0).astype(np.float32)
+        result.append(dataclasses.replace(loaded, images=images))
+    return result[0], result[1] if held_views else None
+
+
+def _object_psnr(normal_object: NormalObject, views: LoadedViews | None) -> float | None:
+    """Mean PSNR in dB within the outlines of an object, renders in the light of views.
+
+    None without views, or where the scene holds the object alone: it is that of the whole image.
+    """
+    if views is None or not normal_object.surrounded:
+        return None
+    psnrs = []
+    for image, viewmat in zip(views.images, views.viewmats, strict=True):
+        outlines = normal_object.outlines(viewmat[None])
+        if outlines is None or not outlines.any():
+            continue
+        render = lit(image[None], normal_object.renders(viewmat[None]), outlines)[0]
+        error = np.square(render - image)[outlines[0]].mean()
+        psnrs.append(-10.0 * np.log10(max(float(error), 1e-10)))
+    return float(np.mean(psnrs)) if psnrs else None
+
+
+def described(
+    structure: Structure, views: Sequence[TrainView], centre: np.ndarray, radius: float
+) -> Landmarks:
+    """The points of a structure in a ball, and what they look like in some of its photographs.
+
+    Points beyond are of no use: the object may lie elsewhere, with other things about it.
+    """
+    within = np.linalg.norm(structure.points - centre, axis=1) < radius
+
+    def sightings() -> Iterator[Sighting]:
+        for view in tracked(views, "describe landmarks", "image"):
+            which, places = structure.shown[view.name]
+            own = within[which]
+            yield Sighting(read_image(view.path), which[own], places[own])
+
+    return Landmarks.describe(structure.points, sightings())
+
+
 def _contents(category: Category, views: tuple[TrainView, ...]) -> dict[str, Any]:
     """What the views hold: a hash of each image's file, and its pose."""
     return {
-        stem_of(category, view): [sha256(view.path)[:16], digest_of(view.viewmat.tolist())]
+        stem_of(category, view): [
+            sha256(view.path, *([view.mask_path] if view.mask_path else []))[:16],
+            digest_of([view.viewmat.tolist(), view.lens]),
+        ]
         for view in views
     }
 

@@ -1,63 +1,20 @@
 """Where the Gaussians start: carved from silhouettes, drawn at random, or from a point cloud."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from igspad_jax.errors import InputError
 from igspad_jax.scene.gaussians import Gaussians
 from igspad_jax.scene.harmonics import coefficients_of
+from igspad_jax.scene.volume import common_volume
 
 _BACKGROUND_TOLERANCE = 3.0 / 255.0
+_THINNED = 0.4  # size of those over their spacing: larger ones cost much, and are fog at first
+_SURROUNDINGS = 0.15  # share of the Gaussians that starts outside the object's ball
+_FARTHEST = 10.0  # radii of the ball
 _PLAIN_SHARE = 0.9  # of the border's pixels that must show the background for it to be plain
-
-
-def common_volume(viewmats: np.ndarray, K: np.ndarray, width: int, height: int):
-    """The ball that every camera sees whole.
-
-    Args:
-        viewmats: [n, 4, 4] of the training cameras.
-        K: [3, 3] intrinsics.
-        width: image width in pixels.
-        height: image height in pixels.
-
-    Returns:
-        Centre [3], the point nearest to all optical axes, and the radius of the largest ball
-        about it that lies inside every camera's view, both in world units.
-
-    Raises:
-        InputError: if the cameras do not look at a common point.
-    """
-    axes = viewmats[:, 2, :3]
-    eyes = np.linalg.inv(viewmats)[:, :3, 3]
-    projectors = np.eye(3) - axes[:, :, None] * axes[:, None, :]
-    system = projectors.sum(0)
-    if np.linalg.eigvalsh(system)[0] < 1e-6 * len(viewmats):
-        raise InputError(
-            f"the {len(viewmats)} training cameras look along one direction, so the object's "
-            "place is unknown: give more views, or a point cloud to start from"
-        )
-    centre = np.linalg.solve(system, (projectors @ eyes[:, :, None]).sum(0)[:, 0])
-    p = viewmats[:, :3, :3] @ centre + viewmats[:, :3, 3]
-    if np.any(p[:, 2] <= 0.0):
-        raise InputError(
-            f"{int(np.sum(p[:, 2] <= 0))} of {len(p)} training cameras look away from the common "
-            "centre: transforms.json must hold camera-to-world matrices in OpenGL axes"
-        )
-    # Distance from the centre to the four side planes of each view.
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    x, y, z = p.T
-    sides = [
-        (fx * x + cx * z) / np.hypot(fx, cx),
-        ((width - cx) * z - fx * x) / np.hypot(fx, width - cx),
-        (fy * y + cy * z) / np.hypot(fy, cy),
-        ((height - cy) * z - fy * y) / np.hypot(fy, height - cy),
-    ]
-    radius = float(np.min(sides))
-    if radius <= 0.0:
-        radius = 0.25 * float(np.median(np.linalg.norm(eyes - centre, axis=1)))
-    return centre, radius
 
 
 def silhouettes(images: np.ndarray, background: np.ndarray) -> np.ndarray | None:
@@ -126,8 +83,24 @@ def _surface_points(masks, viewmats, K, centre, radius, count, rng):
     return points[pick] + jitter, normals[pick]
 
 
+def _around(centre, radius, count, viewmats, rng):
+    """[count, 3] points about a ball, ever sparser outwards; none close to a camera."""
+    eyes, points = np.linalg.inv(viewmats)[:, :3, 3], np.zeros((0, 3))
+    while len(points) < count:
+        directions = rng.normal(size=(count, 3))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        away = np.exp(rng.uniform(0.0, np.log(_FARTHEST), (count, 1)))
+        drawn = centre + radius * away * directions
+        free = KDTree(eyes).query(drawn)[0] > radius
+        points = np.concatenate([points, drawn[free]])
+    return points[:count]
+
+
 def _colours(points, normals, images, viewmats, K):
-    """[P, 3] mean colour over the views that face each point; rough, occlusion is ignored."""
+    """[P, 3] mean colour over the views that face each point; rough, occlusion is ignored.
+
+    Without normals, over all views that it lies in front of.
+    """
     height, width = images.shape[1:3]
     total = np.zeros((len(points), 3))
     weight = np.full((len(points), 1), 1e-6)
@@ -136,23 +109,27 @@ def _colours(points, normals, images, viewmats, K):
         z = np.maximum(p[:, 2], 1e-9)
         u = np.clip(K[0, 0] * p[:, 0] / z + K[0, 2], 0, width - 1).astype(np.int64)
         v = np.clip(K[1, 1] * p[:, 1] / z + K[1, 2], 0, height - 1).astype(np.int64)
-        eye = -viewmat[:3, :3].T @ viewmat[:3, 3]
-        toward = eye - points
-        toward /= np.linalg.norm(toward, axis=1, keepdims=True)
-        facing = np.maximum(np.sum(toward * normals, axis=1, keepdims=True), 0.0) ** 4
+        if normals is None:
+            x, y = K[0, 0] * p[:, 0] / z + K[0, 2], K[1, 1] * p[:, 1] / z + K[1, 2]
+            seen = (p[:, 2] > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            facing = seen[:, None].astype(float)
+        else:
+            toward = -viewmat[:3, :3].T @ viewmat[:3, 3] - points
+            toward /= np.linalg.norm(toward, axis=1, keepdims=True)
+            facing = np.maximum(np.sum(toward * normals, axis=1, keepdims=True), 0.0) ** 4
         total += facing * image[v, u]
         weight += facing
     return (total + 1e-6 * 0.5) / weight
 
 
 def from_points(
-    points: np.ndarray, rgb: np.ndarray, *, sh_degree: int, opacity: float = 0.3
+    points: np.ndarray, rgb: np.ndarray, *, sh_degree: int, opacity: float = 0.3, size: float = 1.0
 ) -> Gaussians:
-    """Round Gaussians at [N, 3] points with [N, 3] colours, as large as their neighbourhood."""
+    """Round Gaussians at [N, 3] points with [N, 3] colours, of a size times their spacing."""
     count = len(points)
     distances = KDTree(points).query(points, k=min(4, count))[0]
     spacing = np.sqrt(np.mean(np.square(distances[:, 1:]), axis=1)) if count > 1 else np.ones(1)
-    spacing = np.clip(spacing, 1e-7, None)
+    spacing = np.clip(size * spacing, 1e-7, None)
     sh = np.zeros((count, (sh_degree + 1) ** 2, 3))
     sh[:, 0] = coefficients_of(rgb)
     quats = np.tile([1.0, 0.0, 0.0, 0.0], (count, 1))
@@ -179,6 +156,8 @@ def initial_gaussians(
     sh_degree: int,
     seed: int = 0,
     cloud: tuple[np.ndarray, np.ndarray] | None = None,
+    ball: tuple[np.ndarray, float] | None = None,
+    surroundings: bool = True,
 ) -> tuple[Gaussians, str]:
     """The Gaussians that training starts from.
 
@@ -195,6 +174,9 @@ def initial_gaussians(
         seed: of the random choice of points.
         cloud: points [N, 3] in the world and their colours [N, 3] in [0, 1]; with more than
             `count` of them a random choice is taken, with fewer some are taken several times.
+        ball: centre [3] and radius of the ball that holds the object, where images show its
+            surroundings too.
+        surroundings: whether a share of the Gaussians then starts outside of it.
 
     Returns:
         The Gaussians, and one sentence that says where they came from.
@@ -202,12 +184,21 @@ def initial_gaussians(
     rng = np.random.default_rng(seed)
     if cloud is not None:
         points, rgb = cloud
-        pick = rng.choice(len(points), count, replace=len(points) < count)
+        outside = round(_SURROUNDINGS * count) if ball and surroundings else 0
+        own = count - outside
+        pick = rng.choice(len(points), own, replace=len(points) < own)
         # Copies need places of their own, or no gradient could tell them apart.
         spacing = np.median(KDTree(points).query(points, k=min(2, len(points)))[0].max(axis=-1))
-        points = points[pick] + rng.normal(scale=0.1 * spacing, size=(count, 3))
-        gaussians = from_points(points, rgb[pick], sh_degree=sh_degree)
-        return gaussians, f"{count} points drawn from a cloud of {len(rgb)}"
+        points = points[pick] + rng.normal(scale=0.1 * spacing, size=(own, 3))
+        colours, origin = rgb[pick], f"{count} points drawn from a cloud of {len(rgb)}"
+        if ball and outside:
+            around = _around(*ball, outside, viewmats, rng)
+            seen = _colours(around, None, images, viewmats, K)
+            inner = from_points(points, colours, sh_degree=sh_degree)
+            outer = from_points(around, seen, sh_degree=sh_degree, size=_THINNED)
+            origin = f"{own} points drawn from a cloud of {len(rgb)}, and {outside} about them"
+            return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), inner, outer), origin
+        return from_points(points, colours, sh_degree=sh_degree), origin
     height, width = images.shape[1:3]
     centre, radius = common_volume(viewmats, K, width, height)
     masks = silhouettes(images, background)

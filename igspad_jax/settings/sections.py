@@ -107,6 +107,8 @@ class TrainConfig:
     Attributes:
         steps: optimiser steps.
         count: number of Gaussians, fixed.
+        coarse: share of the training, from its start, that sees the views at half their width, for
+            a fraction of the cost; fine detail comes after.
         batch: views a step, sharded over the devices; their gradients are averaged.
         sh_degree: highest degree of the spherical harmonics, 0 to 3.
         sh_every: steps after which the next degree opens.
@@ -118,12 +120,15 @@ class TrainConfig:
         relocate_until: share of the training after which relocation ends.
         evaluate_every: steps between measurements on the held-out views.
         checkpoint_every: steps between checkpoints.
+        even_light: whether photographs with a structure from motion are brought to one exposure and
+            white balance, by the points that they share.
         seed: of every random choice.
         rates: learning rates.
     """
 
     steps: Count = 4000
     count: Count = 15000
+    coarse: Share = 0.0
     batch: Count = 1
     sh_degree: Annotated[int, Range(least=0, most=3)] = 2
     sh_every: Whole = 500
@@ -135,6 +140,7 @@ class TrainConfig:
     relocate_until: Share = 0.8
     evaluate_every: Count = 500
     checkpoint_every: Count = 500
+    even_light: bool = True
     seed: Whole = 0
     rates: Rates = dataclasses.field(default_factory=Rates)
 
@@ -284,6 +290,8 @@ class DetectConfig:
         features: the extractor, or several joined by "*", whose maps are multiplied; "auto" takes
             the best combination whose weights are at hand. See `igspad_jax.detect.EXTRACTORS`.
         pool: side of the averaging window before the image score, as a share of the width.
+        border: distance from the object's outline at which the map counts in full where the scene
+            holds its surroundings, as a share of the image's width; it fades in from there.
         expected_strength: how strongly the anomaly that the scene shows on normal images, learnt
             from the training views, discounts the same place in a test image: values are divided
             by 1 + strength x expected / typical. 0 turns it off (the paper's map).
@@ -297,6 +305,7 @@ class DetectConfig:
 
     features: str = "auto"
     pool: Share = 0.015
+    border: Share = 0.05
     expected_strength: Number = 0.125
     expected_views: Whole = 6
     normalise: Share = 0.5

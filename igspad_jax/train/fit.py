@@ -13,10 +13,14 @@ from igspad_jax.errors import InputError
 from igspad_jax.normal_object import NormalObject
 from igspad_jax.render import Capacity, CapacityError
 from igspad_jax.scene import Gaussians
-from igspad_jax.scene.initialise import common_volume, initial_gaussians
+from igspad_jax.scene.initialise import initial_gaussians, silhouettes
+from igspad_jax.scene.volume import common_volume, looked_at, without_outliers
 from igspad_jax.settings import TrainConfig
 from igspad_jax.train.checkpoints import Checkpoints
 from igspad_jax.train.trainer import Views, initial_state, quality, train
+
+# Share of the views that must show a point, and of their pixels for a background to be in them.
+_SHOWN = 0.5
 
 
 class Fitted(NamedTuple):
@@ -58,7 +62,12 @@ def fit(
         InputError: for views that look at no common point, or a training that diverges.
     """
     height, width = views.images.shape[1:3]
-    _, radius = common_volume(views.viewmats, views.K, width, height)
+    cameras = views.viewmats, views.K, width, height
+    ball = None
+    if cloud is not None and silhouettes(views.images, np.asarray(background)) is None:
+        cloud = without_outliers(*_within(*cloud, views))
+        ball = looked_at(cloud[0], *cameras)
+    _, radius = ball or common_volume(*cameras)
     start, origin = initial_gaussians(
         views.images,
         views.viewmats,
@@ -68,6 +77,8 @@ def fit(
         sh_degree=config.sh_degree,
         seed=config.seed,
         cloud=cloud,
+        ball=ball,
+        surroundings=views.shown is None or views.shown.mean() > _SHOWN,
     )
     logging.info("%s: starting from %s", name, origin)
     if config.batch < jax.device_count():
@@ -85,7 +96,7 @@ def fit(
             logging.info("%s: resuming at step %d", name, int(state.step))
         state, history = train(
             state,
-            _on_device(views, background),
+            _on_device(views, background, ball),
             _on_device(held_out, background) if held_out else None,
             config,
             radius,
@@ -100,15 +111,44 @@ def fit(
     finally:
         if keeper:
             keeper.close()
-    return Fitted(object_from(state.gaussians, views, background), origin, history)
+    return Fitted(object_from(state.gaussians, views, background, ball), origin, history)
+
+
+def _within(
+    points: np.ndarray, colours: np.ndarray, views: LoadedViews
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points [P, 3] and their colours without those that most views hide, where masks hide some."""
+    if views.shown is None:
+        return points, colours
+    height, width = views.shown.shape[1:]
+    seen, shown = np.zeros(len(points)), np.zeros(len(points))
+    for viewmat, mask in zip(views.viewmats, views.shown, strict=True):
+        place = (points @ viewmat[:3, :3].T + viewmat[:3, 3]) @ views.K.T
+        at = np.floor(place[:, :2] / np.maximum(place[:, 2:], 1e-6)).astype(int)
+        within = ((at >= 0) & (at < [width, height])).all(axis=1) & (place[:, 2] > 0.0)
+        seen += within
+        shown[within] += mask[at[within, 1], at[within, 0]]
+    kept = shown >= _SHOWN * np.maximum(seen, 1.0)
+    return points[kept], colours[kept]
 
 
 def object_from(
-    gaussians: Gaussians, views: LoadedViews, background: tuple[float, float, float]
+    gaussians: Gaussians,
+    views: LoadedViews,
+    background: tuple[float, float, float],
+    ball: tuple[np.ndarray, float] | None = None,
 ) -> NormalObject:
-    """The normal object of a scene, for images like the views."""
+    """The normal object of a scene, for images like the views.
+
+    Args:
+        gaussians: the scene.
+        views: that it was fitted to.
+        background: RGB in [0, 1] behind the scene.
+        ball: centre [3] and radius of the ball that holds the object, where the scene holds its
+            surroundings too; None where it holds the object alone.
+    """
     height, width = views.images.shape[1:3]
-    centre, radius = _extent(gaussians)
+    centre, radius = ball or _extent(gaussians)
     return NormalObject(
         _trimmed(gaussians),
         views.K,
@@ -117,6 +157,7 @@ def object_from(
         background=np.asarray(background),
         centre=centre,
         radius=radius,
+        surrounded=ball is not None,
         capacity=Capacity(4 * len(gaussians)),
     )
 
@@ -133,12 +174,18 @@ def measure(normal_object: NormalObject, views: LoadedViews) -> dict[str, float]
     return {"psnr": psnr, "ssim": ssim}
 
 
-def _on_device(views: LoadedViews, background: tuple[float, ...]) -> Views:
+def _on_device(
+    views: LoadedViews,
+    background: tuple[float, ...],
+    ball: tuple[np.ndarray, float] | None = None,
+) -> Views:
     return Views(
         images=jnp.asarray(views.images),
         viewmats=jnp.asarray(views.viewmats),
+        shown=None if views.shown is None else jnp.asarray(views.shown),
         K=jnp.asarray(views.K),
         background=jnp.asarray(background, jnp.float32),
+        ball=None if ball is None else jnp.asarray([*ball[0], ball[1]], jnp.float32),
     )
 
 

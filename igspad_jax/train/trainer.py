@@ -22,6 +22,8 @@ from igspad_jax.train.losses import photometric_loss, psnr, ssim
 from igspad_jax.train.optimiser import forget, make_optimiser
 from igspad_jax.train.relocation import relocate
 
+_LARGEST = 0.1  # scale of a Gaussian over its distance from the object, where that is bounded
+
 
 class TrainState(struct.PyTreeNode):
     """All that changes during training.
@@ -45,17 +47,52 @@ class Views(struct.PyTreeNode):
         viewmats: [n, 4, 4].
         K: [3, 3].
         background: [3] RGB.
+        shown: bool [n, H, W], False where an image does not reach; None where all do.
+        ball: [4] centre and radius of the ball that holds the object, where the images show its
+            surroundings too: Gaussians are kept small by their distance from it.
     """
 
     images: jax.Array
     viewmats: jax.Array
     K: jax.Array
     background: jax.Array
+    shown: jax.Array | None = None
+    ball: jax.Array | None = None
 
     def camera(self, viewmat: jax.Array) -> Camera:
         """The camera of one view."""
         height, width = self.images.shape[1:3]
         return Camera(viewmat, self.K, width, height)
+
+    def halved(self) -> "Views":
+        """The views at half the width; of an odd one the last row or column is left out."""
+        height, width = (size // 2 * 2 for size in self.images.shape[1:3])
+
+        def means(values: jax.Array) -> jax.Array:
+            cut = values[:, :height, :width]
+            return cut.reshape(len(cut), height // 2, 2, width // 2, 2, -1).mean(axis=(2, 4))
+
+        shown = None if self.shown is None else means(self.shown.astype(jnp.float32))[..., 0] > 0.99
+        K = self.K * jnp.array([[0.5], [0.5], [1.0]])
+        return self.replace(images=means(self.images), shown=shown, K=K)
+
+    def target(self, index: jax.Array, render: jax.Array) -> jax.Array:
+        """[H, W, 3] what a render [H, W, 3] of a view should be: itself where nothing is shown."""
+        if self.shown is None:
+            return self.images[index]
+        return jnp.where(
+            self.shown[index][..., None], self.images[index], jax.lax.stop_gradient(render)
+        )
+
+
+def _bounded(gaussians: Gaussians, ball: jax.Array) -> Gaussians:
+    """Gaussians no larger than a share of their distance from a ball's centre, or of its radius.
+
+    Large ones near the object would be fog before its surroundings.
+    """
+    away = jnp.linalg.norm(gaussians.means - ball[:3], axis=1)
+    largest = jnp.log(_LARGEST * jnp.maximum(away, ball[3]))
+    return gaussians.replace(log_scales=jnp.minimum(gaussians.log_scales, largest[:, None]))
 
 
 def optimiser_of(config: TrainConfig, radius: float) -> optax.GradientTransformation:
@@ -116,7 +153,8 @@ def segment(
             sh_degree=config.sh_degree,
             capacity=capacity,
         )
-        loss = photometric_loss(result.colour, views.images[index], config.dssim_weight)
+        target = views.target(index, result.colour)
+        loss = photometric_loss(result.colour, target, config.dssim_weight)
         prior = config.opacity_decay * jnp.mean(gaussians.opacities)
         prior += config.scale_decay * jnp.mean(gaussians.scales) / radius
         return loss + prior, (loss, result.pairs)
@@ -134,6 +172,8 @@ def segment(
         gradient, measured = gradient_of(state.gaussians, indices)
         updates, opt_state = optimiser.update(gradient, state.opt_state)
         gaussians = jax.tree.map(jnp.add, state.gaussians, updates)
+        if views.ball is not None:
+            gaussians = _bounded(gaussians, views.ball)
         return TrainState(gaussians, opt_state, state.step + 1), measured
 
     state, (losses, pairs) = jax.lax.scan(step, state, order)
@@ -149,19 +189,19 @@ def _relocated(state: TrainState, key, *, dead_below: float) -> TrainState:
 
 @functools.partial(jax.jit, static_argnames=("sh_degree", "capacity"))
 def _quality(gaussians, views: Views, *, sh_degree: int, capacity: int):
-    def one(args):
-        image, viewmat = args
+    def one(index):
         result = render(
             gaussians,
-            views.camera(viewmat),
+            views.camera(views.viewmats[index]),
             views.background,
             sh_degree=sh_degree,
             capacity=capacity,
         )
         colour = jnp.clip(result.colour, 0.0, 1.0)
+        image = views.target(index, colour)
         return psnr(colour, image), ssim(colour, image), result.pairs
 
-    return jax.lax.map(one, (views.images, views.viewmats))
+    return jax.lax.map(one, jnp.arange(len(views.images)))
 
 
 def quality(
@@ -222,13 +262,15 @@ def train(
     first = int(state.step)
     key = jax.random.key(config.seed)
     bar = progress_bar(config.steps, f"train {name}", "step", done=first)
+    half = views.halved() if config.coarse else views
     for end in _segment_ends(config, first):
         begin = int(state.step)
         span = begin * config.batch, end * config.batch
         order = view_order(config.seed, *span, len(views.images)).reshape(-1, config.batch)
+        shown = half if begin < config.coarse * config.steps else views
 
-        def advanced(slots, state=state, order=order):
-            return segment(state, views, order, config=config, radius=radius, capacity=slots)
+        def advanced(slots, state=state, order=order, shown=shown):
+            return segment(state, shown, order, config=config, radius=radius, capacity=slots)
 
         state, loss, _ = to_first_device(capacity.run(advanced, lambda result: result[2]))
         if not np.isfinite(loss):

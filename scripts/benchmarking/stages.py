@@ -80,10 +80,11 @@ def _inspector(subject: _Subject) -> Inspector:
 def _match(scene: Scene) -> Prepared:
     subject = _subject(scene)
     inspector = _inspector(subject)
-    inspector.first_poses  # noqa: B018 - makes ready what is made once for all images
+    photographs = [inspector.read(image) for image in subject.images]
+    inspector.first_poses(photographs[0])  # makes ready what is made once for all images
 
     def run() -> np.ndarray:
-        return np.stack([inspector.first_poses(image)[0].viewmat for image in subject.images])
+        return np.stack([inspector.first_poses(p)[0].viewmat for p in photographs])
 
     def figures(found: np.ndarray) -> dict[str, Any]:
         return {"matcher": inspector.config.match.matcher, **subject.errors(found)}

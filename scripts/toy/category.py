@@ -114,19 +114,20 @@ def train_viewmats(number: int) -> np.ndarray:
         for i in range(len(members)):
             # Each ring starts at another azimuth, so that views of two rings are not alike.
             azimuth = 360.0 * (i + 0.382 * ring) / len(members)
-            viewmats.append(look_at(_on_sphere(azimuth, elevation, DISTANCE), np.zeros(3), _UP))
+            viewmats.append(look_at(on_sphere(azimuth, elevation, DISTANCE), np.zeros(3), _UP))
     return np.stack(viewmats)
 
 
 def draw_test_viewmat(rng: np.random.Generator) -> np.ndarray:
     """[4, 4] viewmat away from the training views: rolled, nearer or farther, looking past."""
     azimuth, elevation = rng.uniform(0.0, 360.0), rng.uniform(-25.0, 80.0)
-    eye = _on_sphere(azimuth, elevation, DISTANCE * rng.uniform(0.85, 1.15))
+    eye = on_sphere(azimuth, elevation, DISTANCE * rng.uniform(0.85, 1.15))
     target = rng.uniform(-0.05, 0.05, 3)
     return look_at(eye, target, _UP, roll=np.radians(rng.uniform(-25.0, 25.0)))
 
 
-def _on_sphere(azimuth: float, elevation: float, radius: float) -> np.ndarray:
+def on_sphere(azimuth: float, elevation: float, radius: float) -> np.ndarray:
+    """[3] point about the origin, by angles in degrees."""
     a, e = np.radians([azimuth, elevation])
     return radius * np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
 
@@ -182,11 +183,16 @@ def _defective(
         change = draw_defect(kind, figure, clean, rng)
         picture = render(figure, viewmat, **view, change=change)
         mask = changed_mask(clean, picture)
-        if not _MASK_SHARE[0] <= mask.mean() <= _MASK_SHARE[1]:
-            continue
-        if 255.0 * np.abs(picture.image - clean.image)[mask].mean() >= _MIN_LEVELS:
+        if changed_enough(clean, picture, mask):
             return picture, mask
     raise RuntimeError(f"no {kind} that shows in {_ATTEMPTS} draws")
+
+
+def changed_enough(clean: Picture, defective: Picture, mask: np.ndarray) -> bool:
+    """Whether a defect shows, and is no larger than a defect."""
+    if not _MASK_SHARE[0] <= mask.mean() <= _MASK_SHARE[1]:
+        return False
+    return 255.0 * np.abs(defective.image - clean.image)[mask].mean() >= _MIN_LEVELS
 
 
 def _save(path: Path, image: np.ndarray) -> None:
