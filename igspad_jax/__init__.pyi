@@ -2,7 +2,9 @@ from .cameras import Camera as Camera
 from .cameras import pose_errors as pose_errors
 from .cameras import se3_exp as se3_exp
 from .compilation import use_compilation_cache as use_compilation_cache
+from .data import Lens as Lens
 from .data import LoadedViews as LoadedViews
+from .data import Photograph as Photograph
 from .data import load_train as load_train
 from .data import read_category as read_category
 from .data import read_image as read_image
