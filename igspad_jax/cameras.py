@@ -52,6 +52,20 @@ def scale_intrinsics(K: np.ndarray, scale_x: float, scale_y: float) -> np.ndarra
     return np.diag([scale_x, scale_y, 1.0]) @ K
 
 
+def pixels_of(
+    points: np.ndarray, viewmat: np.ndarray, K: np.ndarray, width: int, height: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pixels that show [P, 3] points: [P] columns, [P] rows, and [P] whether they are there.
+
+    Columns and rows of points outside the image, or behind the camera, are not to be used.
+    """
+    p = points @ viewmat[:3, :3].T + viewmat[:3, 3]
+    z = np.maximum(p[:, 2], 1e-9)
+    u = np.floor(K[0, 0] * p[:, 0] / z + K[0, 2]).astype(np.int64)
+    v = np.floor(K[1, 1] * p[:, 1] / z + K[1, 2]).astype(np.int64)
+    return u, v, (u >= 0) & (u < width) & (v >= 0) & (v < height) & (p[:, 2] > 0)
+
+
 def camera_centre(viewmat: jax.Array) -> jax.Array:
     """[..., 3] world position of the cameras with [..., 4, 4] viewmats."""
     W, t = viewmat[..., :3, :3], viewmat[..., :3, 3]

@@ -133,9 +133,9 @@ def lens_of(camera: Any) -> Lens:
     if "k" in given:
         given["k1"] = given.pop("k")
     fx, fy = (given.get(name, given.get("f", 0.0)) for name in ("fx", "fy"))
-    fisheye = model.endswith("FISHEYE") and "THIN_PRISM" not in model
+    fisheye = model.endswith("FISHEYE")
     known = {"f", "fx", "fy", "cx", "cy", "p1", "p2", *(f"k{i}" for i in range(1, 7))}
-    if not known >= given.keys() or model in ("FOV",):
+    if not known >= given.keys():
         raise InputError(
             f"camera {camera.camera_id} has the model {model}, which is not supported: use "
             "PINHOLE, RADIAL, OPENCV, FULL_OPENCV or a fisheye model with k1 to k4"

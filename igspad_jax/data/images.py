@@ -149,7 +149,15 @@ def load_mask(path: str | os.PathLike[str], *, size: int | None = None) -> np.nd
     """
     values = read_image(path)[..., :3].max(axis=2)
     inside = values > int(values.max()) // 2
-    coverage = _shrink(inside.astype(np.float32), size, path)
+    return half_covered(_shrink(inside.astype(np.float32), size, path))
+
+
+def half_covered(coverage: np.ndarray) -> np.ndarray:
+    """[h, w] pixels that a region covers by half or more, or else those that it covers most.
+
+    Args:
+        coverage: [h, w] shares of the pixels' areas.
+    """
     # Area sums are floats: half a pixel may arrive as 0.49999997.
     threshold = min(0.5, float(coverage.max())) * (1.0 - 1e-5)
     return (coverage >= threshold) & (coverage > 0.0)

@@ -67,9 +67,14 @@ def list_categories(root: str | Path) -> list[Path]:
 
 def photographs_of(root: Path) -> Path | None:
     """The folder of a category's photographs; None for another layout."""
-    if (root / _MAD).is_file() or (root / _NERF).is_file():
+    if _transforms_of(root):
         return None
     return next((root / name for name in _PHOTOS if (root / name).is_dir()), None)
+
+
+def _transforms_of(root: Path) -> Path | None:
+    """The file with the poses of a category in MAD's layout or NeRF's; None for another layout."""
+    return next((root / name for name in (_MAD, _NERF) if (root / name).is_file()), None)
 
 
 def read_category(root: str | Path, results: Path | None = None) -> Category:
@@ -84,8 +89,9 @@ def read_category(root: str | Path, results: Path | None = None) -> Category:
     """
     root = Path(root)
     structure, points_path = None, None
-    if (root / _MAD).is_file() or (root / _NERF).is_file():
-        transforms = read_transforms(root / (_MAD if (root / _MAD).is_file() else _NERF))
+    poses = _transforms_of(root)
+    if poses:
+        transforms = read_transforms(poses)
         frames, points_path = transforms.frames, transforms.points_path
     elif model := find_model(root) or (results and find_model(results)):
         structure = read_model(model)
@@ -98,11 +104,11 @@ def read_category(root: str | Path, results: Path | None = None) -> Category:
     frames = tuple(sorted(frames, key=lambda frame: natural_key(frame.path)))
     lenses = [frame.lens for frame in frames]
     camera = WorkingCamera.of(lenses)
-    if (root / _NERF).is_file() and not (root / _MAD).is_file():
+    if poses and poses.name == _NERF:
         test = _nerf_test(root, camera)
     else:
         test = _mad_test(root, commonest_first(lenses), camera)
-    if (root / _MAD).is_file():
+    if poses and poses.name == _MAD:
         _warn_of_unposed(root, frames)
     for image in test:
         size = (image.lens.width, image.lens.height)
@@ -174,8 +180,7 @@ def natural_key(path: Path) -> list[tuple[int, str]]:
 
 
 def _is_category(folder: Path) -> bool:
-    named = (folder / _MAD).is_file() or (folder / _NERF).is_file()
-    return named or find_model(folder) is not None or photographs_of(folder) is not None
+    return any(find(folder) for find in (_transforms_of, find_model, photographs_of))
 
 
 def _mad_test(root: Path, lenses: list[Lens], camera: WorkingCamera) -> tuple[TestImage, ...]:

@@ -5,7 +5,7 @@ from typing import Self
 
 import numpy as np
 
-from igspad_jax.data.images import WHITE, prepare_image
+from igspad_jax.data.images import WHITE, half_covered, prepare_image
 from igspad_jax.data.lenses import Lens, WorkingCamera
 from igspad_jax.errors import InputError
 
@@ -68,6 +68,4 @@ def working_mask(mask: np.ndarray, lens: Lens, camera: WorkingCamera) -> np.ndar
 
     A region too thin for that keeps the pixels that it covers most.
     """
-    coverage = camera.resample(mask.astype(np.float32), lens) * camera.shown(lens)
-    threshold = min(0.5, float(coverage.max())) * (1.0 - 1e-5)
-    return (coverage >= threshold) & (coverage > 0.0)
+    return half_covered(camera.resample(mask.astype(np.float32), lens) * camera.shown(lens))

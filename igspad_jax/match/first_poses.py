@@ -96,6 +96,8 @@ class FirstPoses:
             return normal_object.depth(views.viewmats[view])
 
         self._depth_of = depth_of
+        # Asked by `sure`, and again where it is not.
+        self._by_landmarks = functools.lru_cache(1)(self._located)
 
     @functools.cached_property
     def matcher(self) -> Matcher:
@@ -117,10 +119,8 @@ class FirstPoses:
 
     def sure(self, photograph: Photograph) -> PoseHypothesis | None:
         """The pose that many landmarks agree on, and determine well; None where there is none."""
-        for pose in self._by_landmarks(photograph):
-            if pose.score >= _SURE and pose.sigmas[0] < _SHARP:
-                return pose
-        return None
+        pose = self._by_landmarks(photograph)
+        return pose if pose and pose.score >= _SURE and pose.sigmas[0] < _SHARP else None
 
     def __call__(self, photograph: Photograph) -> list[PoseHypothesis]:
         """Find `config.hypotheses` poses of a photograph, the one that explains it best first.
@@ -133,7 +133,8 @@ class FirstPoses:
         """
         query = Query(photograph, self._views)
         check_query(query.image, self._views)
-        found = self._by_landmarks(photograph)
+        located = self._by_landmarks(photograph)
+        found = [located] if located else []
         count = self._config.hypotheses
         for way in self._ways:
             if len(found) < count:
@@ -150,12 +151,12 @@ class FirstPoses:
         """[M, 2] points in pixels of a [H, W, 3] image that match another one."""
         return matched_points(self.matcher, image, other)
 
-    def _by_landmarks(self, photograph: Photograph) -> list[PoseHypothesis]:
+    def _located(self, photograph: Photograph) -> PoseHypothesis | None:
         if self._landmarks is None:
-            return []
+            return None
         located = self._landmarks.locate(photograph.pixels, photograph.lens)
         if located is None:
-            return []
+            return None
         viewmat = self._object.working_camera.pose(located.viewmat, photograph.lens)
         away = np.linalg.norm(viewmat[:3, :3] @ np.asarray(self._object.centre) + viewmat[:3, 3])
         variances = np.diag(located.covariance)
@@ -163,7 +164,7 @@ class FirstPoses:
             float(np.degrees(np.sqrt(variances[3:].sum()))),
             float(100.0 * np.sqrt(variances[:3].sum()) / away),
         )
-        return [PoseHypothesis(viewmat, located.inliers, "landmarks", located.view, 0.0, sigmas)]
+        return PoseHypothesis(viewmat, located.inliers, "landmarks", located.view, 0.0, sigmas)
 
     def _by_retrieval(self, query: Query, count: int) -> list[PoseHypothesis]:
         return initial_poses(query.candidates, self._views, count)

@@ -37,7 +37,7 @@ class Gate:
         given: photographs in the folder.
         left_out: names of those that the model does not hold, with the reason.
         error: mean reprojection error in pixels.
-        gap: degrees from a direction between the cameras' to the nearest camera, at most.
+        gap: degrees between a camera's direction and its nearest neighbour's, at most.
         blurred: names of photographs much less sharp than the others.
     """
 
@@ -83,8 +83,8 @@ class Gate:
 def mapped(root: Path, results: Path) -> Category:
     """Read a category; where its photographs have no poses, find them first.
 
-    What was found before is taken, from the category's folder or from that of the results. The log
-    says whether the photographs will do.
+    What was found before is taken, from the category's folder or from that of the results. Where
+    it is found now the log says whether the photographs will do.
 
     Args:
         root: the category.
@@ -96,10 +96,10 @@ def mapped(root: Path, results: Path) -> Category:
     folder = photographs_of(root)
     if folder is None or find_model(root):
         return read_category(root)
+    if find_model(results):
+        return read_category(root, results)
     photographs = images_in(folder)
-    reasons: dict[str, str] = {}
-    if find_model(results) is None:
-        reasons = _map(folder, photographs, results)
+    reasons = _map(folder, photographs, results)
     category = read_category(root, results)
     assert category.structure is not None
     gate = judged(folder, photographs, category.structure, reasons)
@@ -207,15 +207,8 @@ def _sharpness(path: Path) -> float:
 
 
 def _widest_gap(viewmats: np.ndarray) -> float:
-    """Largest angle from a direction half-way between two neighbours to the nearest camera.
-
-    Directions are those in which the cameras look. Neighbours are each camera's three nearest.
-    """
+    """Largest angle in degrees between a camera's direction and its nearest neighbour's."""
     axes = viewmats[:, 2, :3]
     cosines = np.clip(axes @ axes.T, -1.0, 1.0)
-    if len(axes) < 2:
-        return 180.0
     np.fill_diagonal(cosines, -1.0)
-    nearest = np.sort(cosines, axis=1)[:, ::-1][:, : min(3, len(axes) - 1)]
-    # A camera whose nearest neighbours are far away stands alone beside a gap.
-    return float(np.degrees(np.arccos(nearest[:, 0])).max())
+    return float(np.degrees(np.arccos(cosines.max(axis=1))).max())

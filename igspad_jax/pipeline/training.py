@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from igspad_jax.cameras import pixels_of
 from igspad_jax.data import (
     Category,
     LoadedViews,
@@ -163,10 +164,9 @@ def evened(
     for loaded, own in both:
         for image, viewmat, view in zip(loaded.images, loaded.viewmats, own, strict=True):
             which, _ = structure.shown[view.name]
-            seen = (structure.points[which] @ viewmat[:3, :3].T + viewmat[:3, 3]) @ loaded.K.T
-            at = (seen[:, :2] / seen[:, 2:]).astype(int)
-            within = ((at >= 0) & (at < image.shape[1::-1])).all(axis=1) & (seen[:, 2] > 0.0)
-            colours.append(image[at[within, 1], at[within, 0]])
+            size = image.shape[1], image.shape[0]
+            u, v, within = pixels_of(structure.points[which], viewmat, loaded.K, *size)
+            colours.append(image[v[within], u[within]])
             points.append(which[within])
     gains = gains_of(colours, points, len(structure.points))
     result = []

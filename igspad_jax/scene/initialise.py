@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from igspad_jax.cameras import pixels_of
 from igspad_jax.scene.gaussians import Gaussians
 from igspad_jax.scene.harmonics import coefficients_of
 from igspad_jax.scene.volume import common_volume
@@ -42,11 +43,7 @@ def _carve(points, masks, viewmats, K):
     height, width = masks.shape[1:]
     left = np.arange(len(points))
     for mask, viewmat in zip(masks, viewmats, strict=True):
-        p = points[left] @ viewmat[:3, :3].T + viewmat[:3, 3]
-        z = np.maximum(p[:, 2], 1e-9)
-        u = np.floor(K[0, 0] * p[:, 0] / z + K[0, 2]).astype(np.int64)
-        v = np.floor(K[1, 1] * p[:, 1] / z + K[1, 2]).astype(np.int64)
-        inside = (u >= 0) & (u < width) & (v >= 0) & (v < height) & (p[:, 2] > 0)
+        u, v, inside = pixels_of(points[left], viewmat, K, width, height)
         hit = ~inside
         hit[inside] = mask[v[inside], u[inside]]
         left = left[hit]
@@ -105,14 +102,10 @@ def _colours(points, normals, images, viewmats, K):
     total = np.zeros((len(points), 3))
     weight = np.full((len(points), 1), 1e-6)
     for image, viewmat in zip(images, viewmats, strict=True):
-        p = points @ viewmat[:3, :3].T + viewmat[:3, 3]
-        z = np.maximum(p[:, 2], 1e-9)
-        u = np.clip(K[0, 0] * p[:, 0] / z + K[0, 2], 0, width - 1).astype(np.int64)
-        v = np.clip(K[1, 1] * p[:, 1] / z + K[1, 2], 0, height - 1).astype(np.int64)
+        u, v, inside = pixels_of(points, viewmat, K, width, height)
+        u, v = np.clip(u, 0, width - 1), np.clip(v, 0, height - 1)
         if normals is None:
-            x, y = K[0, 0] * p[:, 0] / z + K[0, 2], K[1, 1] * p[:, 1] / z + K[1, 2]
-            seen = (p[:, 2] > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            facing = seen[:, None].astype(float)
+            facing = inside[:, None].astype(float)
         else:
             toward = -viewmat[:3, :3].T @ viewmat[:3, 3] - points
             toward /= np.linalg.norm(toward, axis=1, keepdims=True)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from igspad_jax.cameras import pixels_of
 from igspad_jax.data import LoadedViews
 from igspad_jax.errors import InputError
 from igspad_jax.normal_object import NormalObject
@@ -123,11 +124,9 @@ def _within(
     height, width = views.shown.shape[1:]
     seen, shown = np.zeros(len(points)), np.zeros(len(points))
     for viewmat, mask in zip(views.viewmats, views.shown, strict=True):
-        place = (points @ viewmat[:3, :3].T + viewmat[:3, 3]) @ views.K.T
-        at = np.floor(place[:, :2] / np.maximum(place[:, 2:], 1e-6)).astype(int)
-        within = ((at >= 0) & (at < [width, height])).all(axis=1) & (place[:, 2] > 0.0)
+        u, v, within = pixels_of(points, viewmat, views.K, width, height)
         seen += within
-        shown[within] += mask[at[within, 1], at[within, 0]]
+        shown[within] += mask[v[within], u[within]]
     kept = shown >= _SHOWN * np.maximum(seen, 1.0)
     return points[kept], colours[kept]
 

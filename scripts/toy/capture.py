@@ -7,8 +7,6 @@ portraits, some nearer than others, and each has its own exposure.
 
 import dataclasses
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,11 +18,10 @@ from scipy.spatial.transform import Rotation
 from igspad_jax.cameras import look_at
 from igspad_jax.data import Lens, WorkingCamera
 from igspad_jax.data.images import to_uint8, write_image
-from igspad_jax.errors import InputError
 from igspad_jax.match.landmarks import keypoints
 from igspad_jax.match.lifting import lift
 from igspad_jax.progress import progress_bar
-from toy.category import changed_enough, on_sphere
+from toy.category import changed_enough, on_sphere, write_once
 from toy.defects import KINDS, draw_defect
 from toy.model import Figure, make_figure
 from toy.scene import Change, Picture, changed_mask, render
@@ -66,21 +63,10 @@ def write_capture(root: str | Path, config: CaptureConfig) -> Path:
     Raises:
         InputError: the folder exists and is no capture.
     """
-    root, parameters = Path(root), dataclasses.asdict(config)
-    note = root / _PARAMETERS
-    if note.is_file() and json.loads(note.read_text()) == parameters:
-        return root
-    if root.exists() and not note.is_file():
-        raise InputError(f"{root} exists and is no capture of the toy: give another folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as temporary:
-        made = Path(temporary) / root.name
-        _write(made, config)
-        (made / _PARAMETERS).write_text(json.dumps(parameters, indent=1))
-        if root.exists():
-            shutil.rmtree(root)
-        made.replace(root)
-    return root
+    parameters = dataclasses.asdict(config)
+    return write_once(
+        Path(root), _PARAMETERS, parameters, lambda made: _write(made, config), "capture of the toy"
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,8 +7,10 @@ Cameras follow MAD: field of view 0.691 rad, 3.5 units from an object of radius 
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,18 +89,41 @@ def write_toy_category(root: str | Path, config: ToyConfig) -> Path:
     Raises:
         InputError: `root` exists and is no toy category.
     """
-    root = Path(root)
     parameters = {"version": _VERSION, **asdict(config)}
+    return write_once(
+        Path(root), _PARAMETERS, parameters, lambda made: _write(made, config), "toy category"
+    )
+
+
+def write_once(
+    root: Path,
+    note: str,
+    parameters: dict[str, Any],
+    write: Callable[[Path], None],
+    what: str,
+) -> Path:
+    """Make a folder, whole or not at all; one that was made from the same parameters stays.
+
+    Args:
+        root: the folder; parents are made as needed.
+        note: name of the file in it that holds the parameters.
+        parameters: that it is made from.
+        write: fills the folder that it is given.
+        what: names such a folder in errors.
+
+    Raises:
+        InputError: `root` exists and is no such folder.
+    """
     if root.exists():
-        if _read_parameters(root) == parameters:
+        if _read_parameters(root / note) == parameters:
             return root
-        if not root.is_dir() or (any(root.iterdir()) and not (root / _PARAMETERS).is_file()):
-            raise InputError(f"{root} exists and is no toy category: give another folder")
+        if not root.is_dir() or (any(root.iterdir()) and not (root / note).is_file()):
+            raise InputError(f"{root} exists and is no {what}: give another folder")
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as temporary:
         made = Path(temporary) / root.name
-        _write(made, config)
-        (made / _PARAMETERS).write_text(json.dumps(parameters, indent=1))
+        write(made)
+        (made / note).write_text(json.dumps(parameters, indent=1))
         if root.exists():
             shutil.rmtree(root)
         made.replace(root)
@@ -132,9 +157,9 @@ def on_sphere(azimuth: float, elevation: float, radius: float) -> np.ndarray:
     return radius * np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
 
 
-def _read_parameters(root: Path) -> dict | None:
+def _read_parameters(path: Path) -> dict | None:
     try:
-        return json.loads((root / _PARAMETERS).read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
 
