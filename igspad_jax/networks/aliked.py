@@ -298,8 +298,7 @@ def _block(tensors: Tensors, name: str, *, skip: bool, deformable: bool) -> Para
     params: Params = {}
     for i in (1, 2):
         inner = f"conv{i}.regular_conv" if deformable else f"conv{i}"
-        conv, norm = tensors.conv(inner, bias=False), tensors.batch_norm(f"bn{i}")
-        folded = {"kernel": conv["kernel"] * norm["scale"], "bias": norm["bias"]}
+        folded = tensors.conv_with_norm(inner, f"bn{i}")
         if deformable:
             folded["kernel"] = _taps(folded["kernel"])[None]
             folded = {"conv": folded, "offsets": tensors.conv(f"conv{i}.offset_conv")}

@@ -6,10 +6,9 @@ folded into the convolutions before them; padding is TensorFlow's.
 """
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from igspad_jax.networks.tensors import Params, Tensors, check_image_network
+from igspad_jax.networks.tensors import Params, Tensors, as_dense, check_image_network
 
 _STEM = 32
 # Channels, kernel size, stride and number of the blocks of each group; stages end with the groups
@@ -88,26 +87,15 @@ def read_efficientnet(tensors: Tensors, stages: int = len(STRIDES)) -> tuple[Eff
     first = sum(blocks for *_, blocks in _GROUPS[: _ENDS[stages - 1] + 1])
     beyond = (f"_blocks.{i}" for i in range(first, _BLOCKS_IN_ALL))
     tensors.drop_under(*beyond, "_conv_head", "_bn1", "_fc")
-    params = {"stem": _folded(tensors, "_conv_stem", "_bn0")}
+    params = {"stem": tensors.conv_with_norm("_conv_stem", "_bn0", epsilon=_EPSILON)}
     for i in range(first):
         own = tensors.under(f"_blocks.{i}")
-        block = {"around": _folded(own, "_depthwise_conv", "_bn1")}
+        block = {"around": own.conv_with_norm("_depthwise_conv", "_bn1", epsilon=_EPSILON)}
         if i:
-            block["expand"] = _dense(_folded(own, "_expand_conv", "_bn0"))
-        block["project"] = _dense(_folded(own, "_project_conv", "_bn2"))
+            block["expand"] = as_dense(own.conv_with_norm("_expand_conv", "_bn0", epsilon=_EPSILON))
+        block["project"] = as_dense(own.conv_with_norm("_project_conv", "_bn2", epsilon=_EPSILON))
         params[f"block{i}"] = block
     tensors.finish()
     network = EfficientNet(stages)
     check_image_network(network, params, 2 * MULTIPLE, tensors.source)
     return network, {"params": params}
-
-
-def _folded(tensors: Tensors, conv: str, norm: str) -> Params:
-    affine = tensors.batch_norm(norm, epsilon=_EPSILON)
-    kernel = tensors.conv(conv, bias=False)["kernel"]
-    return {"kernel": jnp.asarray(kernel * affine["scale"]), "bias": affine["bias"]}
-
-
-def _dense(params: Params) -> Params:
-    """A 1x1 convolution as a dense layer."""
-    return params | {"kernel": params["kernel"][0, 0]}

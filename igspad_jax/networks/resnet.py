@@ -95,7 +95,7 @@ def read_resnet(tensors: Tensors, dtype: Any = jnp.float32) -> tuple[ResNet, Par
         InputError: tensors are missing, left over, or of a size that does not fit the others.
     """
     tensors.drop_under("layer4", "fc")
-    params, stages = {"conv1": _folded(tensors, "conv1", "bn1")}, []
+    params, stages = {"conv1": tensors.conv_with_norm("conv1", "bn1")}, []
     for stage in range(1, len(STRIDES) + 1):
         blocks = []
         while not blocks or f"layer{stage}.{len(blocks)}.conv1.weight" in tensors:
@@ -121,13 +121,7 @@ def _block(tensors: Tensors) -> Params:
     pairs = {"conv1": "bn1", "conv2": "bn2"}
     if "conv3.weight" in tensors:
         pairs["conv3"] = "bn3"
-    params = {conv: _folded(tensors, conv, norm) for conv, norm in pairs.items()}
+    params = {conv: tensors.conv_with_norm(conv, norm) for conv, norm in pairs.items()}
     if "downsample.0.weight" in tensors:
-        params["downsample"] = _folded(tensors, "downsample.0", "downsample.1")
+        params["downsample"] = tensors.conv_with_norm("downsample.0", "downsample.1")
     return params
-
-
-def _folded(tensors: Tensors, conv: str, norm: str) -> Params:
-    affine = tensors.batch_norm(norm)
-    kernel = tensors.conv(conv, bias=False)["kernel"]
-    return {"kernel": kernel * affine["scale"], "bias": affine["bias"]}

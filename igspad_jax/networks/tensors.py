@@ -79,7 +79,15 @@ class Tensors:
         """A layer norm: `scale` and `bias`."""
         return {"scale": self.take(f"{name}.weight"), "bias": self.take(f"{name}.bias")}
 
-    def batch_norm(self, name: str, *, affine: bool = True, epsilon: float = 1e-5) -> Params:
+    def conv_with_norm(
+        self, conv: str, norm: str, *, affine: bool = True, epsilon: float = 1e-5
+    ) -> Params:
+        """A 2-D convolution without bias and the batch norm after it, as one: see `conv`."""
+        kernel = self.conv(conv, bias=False)["kernel"]
+        after = self._batch_norm(norm, affine=affine, epsilon=epsilon)
+        return {"kernel": kernel * after["scale"], "bias": after["bias"]}
+
+    def _batch_norm(self, name: str, *, affine: bool, epsilon: float) -> Params:
         """A batch norm with its running statistics as one affine map: `scale` and `bias`."""
         mean, variance = self.take(f"{name}.running_mean"), self.take(f"{name}.running_var")
         self.drop(f"{name}.num_batches_tracked")
@@ -107,6 +115,11 @@ class Tensors:
                 f"{self.source}: not the tensors of this network; {'; '.join(troubles)}; "
                 "give the weights of the selected network"
             )
+
+
+def as_dense(conv: Params) -> Params:
+    """A 1x1 convolution as a dense layer."""
+    return conv | {"kernel": conv["kernel"][0, 0]}
 
 
 def check_image_network(network: nn.Module, params: Params, side: int, source: str) -> None:

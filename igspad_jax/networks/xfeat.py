@@ -21,7 +21,7 @@ from igspad_jax.networks.sampling import (
     strongest,
     unit,
 )
-from igspad_jax.networks.tensors import Params, Tensors, check_image_network
+from igspad_jax.networks.tensors import Params, Tensors, as_dense, check_image_network
 
 _CELL = 8  # side of a cell of the feature map in pixels
 _MULTIPLE = 32  # sides are brought down to multiples of this
@@ -175,24 +175,15 @@ def read_xfeat(tensors: Tensors, **limits: Unpack[Limits]) -> tuple[XFeat, Param
         InputError: other tensors than XFeat's.
     """
     tensors.drop_under("fine_matcher")
-    params = {"skip": _dense(tensors.conv("skip1.1"))}
+    params = {"skip": as_dense(tensors.conv("skip1.1"))}
     for name, layers in _BLOCKS.items():
         for i in range(len(layers)):
             layer = tensors.under(f"{name}.{i}.layer")
-            conv, norm = layer.conv("0", bias=False), layer.batch_norm("1", affine=False)
-            params[f"{name}_{i}"] = {
-                "kernel": conv["kernel"] * norm["scale"],
-                "bias": norm["bias"],
-            }
+            params[f"{name}_{i}"] = layer.conv_with_norm("0", "1", affine=False)
         if name in _LAST:
-            params[f"{name}_last"] = _dense(tensors.conv(f"{name}.{len(layers)}"))
+            params[f"{name}_last"] = as_dense(tensors.conv(f"{name}.{len(layers)}"))
     tensors.finish()
 
     network = XFeat(**limits)
     check_image_network(network, params, _MULTIPLE, "XFeat")
     return network, params
-
-
-def _dense(conv: Params) -> Params:
-    """A 1x1 convolution as a matrix product."""
-    return conv | {"kernel": conv["kernel"][0, 0]}
